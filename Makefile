@@ -1,0 +1,52 @@
+# `make demo` and `make test` set up everything that they need themselves.
+# `make env` alone prepares .venv; it costs nothing when nothing has changed.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/stamp
+.PHONY: help env demo test check soak bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@printf '%s\n' \
+	  'make demo    trains, is interrupted, resumes, and proves that nothing was lost' \
+	  'make test    runs the tests (against a real RabbitMQ, which it gets if there is none)' \
+	  'make check   linters, types, import contracts, the agent installed alone' \
+	  'make soak    the simulation, SEEDS=100000 or as many as you like' \
+	  'make bench   measures the numbers that runctl promises to hold (later)' \
+	  'make env     only prepares .venv' \
+	  'make clean   removes what the other targets made in this folder'
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml shared/pyproject.toml agent/pyproject.toml controller/pyproject.toml \
+          deploy/dev/bootstrap.py deploy/dev/debian.py
+	@command -v python3 >/dev/null || { echo 'make env: no python3 on the PATH: install Python 3.11 or newer.'; exit 1; }
+	@python3 deploy/dev/bootstrap.py
+	@touch $@
+
+demo: env
+	@deploy/dev/demo.sh
+
+test: env
+	@python3 deploy/dev/install_broker.py
+	$(BIN)/pytest -m 'not slow'
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 shared/runctl_shared agent/runctl_agent
+	$(BIN)/lint-imports
+	@deploy/dev/agent_alone.sh
+
+SEEDS ?= 100000
+soak: env
+	RUNCTL_SIMULATION_SEEDS=$(SEEDS) $(BIN)/pytest -m simulation --timeout=0 tests/simulation
+
+bench:
+	@echo 'make bench: does not exist yet; it comes with the first numbers that it can hold.'
+
+clean:
+	rm -rf .venv .venv-agent .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

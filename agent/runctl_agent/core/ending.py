@@ -1,0 +1,145 @@
+"""Asking the training to save, ending it, and the last word."""
+
+from __future__ import annotations
+
+from runctl_agent.core.effects import AskToSave, Drain, Flush, Kill, ShutDown, WriteEnd
+from runctl_agent.core.phases import ALIVE, RUNNING, Phase
+from runctl_agent.core.timers import shut_down_at
+from runctl_agent.core.turn import Turn
+from runctl_shared.messages.events import AttemptEnded, EndReason
+
+_REASON_OF: dict[str, EndReason] = {
+    "notice": "interrupted",
+    "stop": "stopped",
+    "time_limit": "time_limit",
+    "lease": "lost",
+}
+_DETAIL_OF = {
+    "notice": "the provider takes the machine",
+    "stop": "stopped on request",
+    "time_limit": "the time limit is reached",
+    "lease": "nothing was heard from the controller, and no checkpoint was stored, for a whole lease",
+}
+
+
+def begin_end(turn: Turn, cause: str, kill_at: float) -> None:
+    """The attempt is to end, for `cause`: save first, be killed at `kill_at` at the latest.
+
+    A second cause does not replace the first; it can only make the end come sooner.
+    """
+    state = turn.state
+    if state.phase in (Phase.FLUSHING, Phase.ENDED):
+        return
+    sooner = kill_at if state.kill_at is None else min(kill_at, state.kill_at)
+    if state.cause is None:
+        turn.change(cause=cause, cause_at=turn.at, save_only=False)
+    turn.change(kill_at=sooner)
+    if state.phase not in RUNNING:
+        finish(turn, _REASON_OF[cause], f"{_DETAIL_OF[cause]}, before the training began")
+    elif state.phase is not Phase.STARTING:
+        ask(turn)
+
+
+def ask(turn: Turn) -> None:
+    """Ask the training to save, once per cause."""
+    state = turn.state
+    since = state.cause_at if state.cause_at is not None else turn.at
+    if state.asked_at is not None and state.asked_at >= since:
+        return
+    turn.change(Phase.SAVING, asked_at=turn.at)
+    turn.do(AskToSave(signal=turn.rules.signal))
+
+
+def ask_only(turn: Turn) -> None:
+    """Save now, and go on training."""
+    if turn.state.phase is Phase.TRAINING:
+        turn.change(Phase.SAVING, asked_at=turn.at, cause_at=turn.at, save_only=True)
+        turn.do(AskToSave(signal=turn.rules.signal))
+
+
+def kill(turn: Turn) -> None:
+    """The time is up. (A training that is just being started is killed by the next tick after it is up.)"""
+    if turn.state.phase in ALIVE and not turn.state.killed:
+        turn.change(killed=True)
+        turn.do(Kill())
+
+
+def exited(turn: Turn, code: int | None, signal: str | None, detail: str) -> None:
+    """The training is gone: store what is complete."""
+    if turn.state.phase not in RUNNING:
+        return
+    turn.change(
+        Phase.FLUSHING,
+        exited=True,
+        exit_code=code,
+        exit_signal=signal,
+        exit_detail=detail,
+        ended_at=turn.at,
+        flush_until=_flush_until(turn),
+    )
+    turn.do(Flush())
+
+
+def _flush_until(turn: Turn) -> float:
+    """Storing may take until the machine is taken, less a little for the last word; else a fixed time."""
+    deadline = turn.state.deadline_at
+    most = turn.at + turn.rules.flush
+    return most if deadline is None else max(turn.at, min(most, deadline - turn.rules.kill_margin / 3))
+
+
+def flushed(turn: Turn) -> None:
+    """Everything that could be stored is: say how it ended."""
+    if turn.state.phase is Phase.FLUSHING:
+        finish(turn, *_verdict(turn))
+
+
+def _verdict(turn: Turn) -> tuple[EndReason, str]:
+    """Why it ended. An exit code 0 after our own signal is no success: nobody knows that it had finished."""
+    state = turn.state
+    ours = state.asked_at is not None or state.killed
+    if state.cause is not None and ours:
+        return _REASON_OF[state.cause], _DETAIL_OF[state.cause]
+    if state.exit_code == 0 and not (state.save_only and ours):
+        return "succeeded", "the training finished"
+    if state.exit_code == 0:
+        return "interrupted", "the training ended when it was asked to save"
+    if state.exit_code is None and state.exit_signal is None:
+        return "agent_failed", state.exit_detail or "nobody knows how the training ended"
+    how = f"signal {state.exit_signal}" if state.exit_signal else f"exit code {state.exit_code}"
+    return "user_error", state.exit_detail or f"the training ended with {how}"
+
+
+def finish(turn: Turn, reason: EndReason, detail: str) -> None:
+    """The last word: reported, and written to the checkpoint store, as the spool dies with the machine."""
+    state = turn.state
+    lost = 0.0
+    steps: int | None = None
+    if state.started_at is not None and reason != "succeeded":
+        ended = state.ended_at if state.ended_at is not None else turn.at
+        since = state.saved_at if state.saved_at is not None else state.started_at
+        lost = max(0.0, ended - since)
+        base = state.saved_step if state.saved_step is not None else state.restored_step
+        if state.last_step is not None and (base is not None or state.saved_at is None):
+            steps = max(0, state.last_step - (base or 0))
+    report = AttemptEnded(
+        reason=reason,
+        exit_code=state.exit_code,
+        signal=state.exit_signal,
+        last_step=state.last_step,
+        saved_step=state.saved_step,
+        lost_seconds=lost,
+        lost_steps=steps,
+        detail=detail,
+    )
+    turn.change(Phase.ENDED, report=report, over_at=turn.at)
+    turn.report(report)
+    turn.do(WriteEnd(record=report))
+    turn.do(Drain())
+
+
+def maybe_shut_down(turn: Turn) -> None:
+    """End the machine once its time has come."""
+    due = shut_down_at(turn.state)
+    if due is not None and turn.at >= due:
+        turn.change(shut_down=True)
+        turn.do(ShutDown())

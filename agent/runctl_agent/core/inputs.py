@@ -1,0 +1,146 @@
+"""What the agent's core is told. `at`: seconds of the machine's monotonic clock."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from runctl_shared.messages.base import Body
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    at: float
+
+
+class Booted(Input, frozen=True, kw_only=True):
+    """The agent's process started: for the first time (`again` false), or once more after it died.
+
+    `trainer`: what was found of the training on the machine: alive, exited (with `exit_code`/`signal`), or
+    none (it never started).
+    """
+
+    hello: Body
+    again: bool = False
+    trainer: Literal["none", "alive", "exited"] = "none"
+    pid: int | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+
+
+class CommandArrived(Input, frozen=True, kw_only=True):
+    id: str
+    attempt: int
+    kind: str
+    body: Body
+
+
+class Staged(Input, frozen=True, kw_only=True):
+    seconds: float
+
+
+class StagingFailed(Input, frozen=True, kw_only=True):
+    detail: str
+
+
+class Claimed(Input, frozen=True, kw_only=True):
+    parent: str | None
+
+
+class ClaimFailed(Input, frozen=True, kw_only=True):
+    """`superseded`: another agent or a newer attempt holds the lineage, so this one must not train."""
+
+    superseded: bool
+    detail: str
+
+
+class Restored(Input, frozen=True, kw_only=True):
+    """`manifest` None: there was nothing to restore. `path`: what the training is given."""
+
+    manifest: str | None
+    path: str | None = None
+    step: int | None = None
+    size: int = 0
+    seconds: float = 0.0
+    damaged: tuple[str, ...] = ()
+
+
+class RestoreFailed(Input, frozen=True, kw_only=True):
+    """The store could not be asked, or nothing that was to be there could be verified."""
+
+    detail: str
+
+
+class TrainingUp(Input, frozen=True, kw_only=True):
+    pid: int
+
+
+class TrainingCannotStart(Input, frozen=True, kw_only=True):
+    exit_code: int
+    detail: str
+
+
+class TrainingExited(Input, frozen=True, kw_only=True):
+    """The main process is gone and so is everything it left. Both None: nobody knows how."""
+
+    exit_code: int | None
+    signal: str | None
+    detail: str = ""
+
+
+class StepSeen(Input, frozen=True, kw_only=True):
+    """Sampled: the first step of the attempt always, later ones at most about once a second."""
+
+    step: int
+
+
+class SignalSent(Input, frozen=True, kw_only=True):
+    signal: str
+    pids: tuple[int, ...]
+
+
+class Stored(Input, frozen=True, kw_only=True):
+    """A checkpoint is committed. `written_at`: of its newest file, on this clock; `wall` the same in UTC."""
+
+    manifest: str
+    step: int | None
+    epoch: float | None
+    size: int
+    files: int
+    format: str
+    written_at: float
+    wall: float
+    upload_seconds: float
+
+
+class NotStored(Input, frozen=True, kw_only=True):
+    root: str
+    reason: str
+
+
+class Flushed(Input, frozen=True, kw_only=True):
+    """Everything complete on the disk is committed, or is known not to be going to be."""
+
+
+class NoticeSeen(Input, frozen=True, kw_only=True):
+    id: str
+    kind: Literal["interruption", "rebalance", "maintenance"]
+    action: str
+    deadline: float | None
+    source: str
+
+
+class NoticeGone(Input, frozen=True, kw_only=True):
+    id: str
+
+
+class EndRecorded(Input, frozen=True, kw_only=True):
+    """The final record lies in the checkpoint store."""
+
+
+class Drained(Input, frozen=True, kw_only=True):
+    """The controller has acknowledged every event."""
+
+
+class Tick(Input, frozen=True, kw_only=True):
+    """Time passed: something may be due (see `timers.due`)."""

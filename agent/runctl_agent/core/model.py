@@ -1,0 +1,67 @@
+"""What the agent knows of its attempt. Stored with every decision; a restarted agent goes on from it.
+
+Times (`…_at`, `…_until`) are seconds of the machine's monotonic clock, which outlives the agent.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from runctl_agent.core.phases import Phase
+from runctl_shared.messages.events import AttemptEnded
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not change during the attempt; seconds. See RunSpec and Timing."""
+
+    attempt: int
+    signal: str
+    grace: float
+    lease: float
+    kill_margin: float
+    drain: float = 60.0
+    flush: float = 600.0
+    overdue: float = 180.0
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """`cause`: why the attempt is to end (notice, stop, time_limit, lease), since `cause_at`; `deadline_at`:
+    when the provider takes the machine. `asked_at`: when the training was last asked to save; `kill_at`: when
+    it is killed. `done`: ids of commands that were carried out. `saved_at`: when the newest verified
+    checkpoint was written; `report`: the last word, once it is said."""
+
+    rules: Rules
+    phase: Phase = Phase.STAGING
+    lease_until: float
+    hard_end_at: float
+    permitted: bool = False
+    parent: str | None = None
+    restored: str | None = None
+    restored_step: int | None = None
+    resume_path: str | None = None
+    pid: int | None = None
+    started_at: float | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+    saved_step: int | None = None
+    saved_at: float | None = None
+    notices: tuple[str, ...] = ()
+    cause: str | None = None
+    cause_at: float | None = None
+    save_only: bool = False
+    deadline_at: float | None = None
+    asked_at: float | None = None
+    kill_at: float | None = None
+    killed: bool = False
+    ended_at: float | None = None
+    exited: bool = False
+    exit_code: int | None = None
+    exit_signal: str | None = None
+    exit_detail: str = ""
+    flush_until: float | None = None
+    report: AttemptEnded | None = None
+    recorded: bool = False
+    drained: bool = False
+    over_at: float | None = None
+    shut_down: bool = False
+    done: tuple[str, ...] = ()

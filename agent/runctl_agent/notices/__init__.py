@@ -1,0 +1,1 @@
+"""Sources of word that the machine will be taken."""

@@ -1,0 +1,3 @@
+"""runctl's controller and command line."""
+
+__version__ = "0.1.0"

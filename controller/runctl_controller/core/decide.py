@@ -1,0 +1,149 @@
+"""The controller's core: decide(record, input) -> (record', effects). No I/O, no clock, no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from runctl_controller.core import inputs, machines, requests
+from runctl_controller.core.agents import hear
+from runctl_controller.core.effects import Effect, Look
+from runctl_controller.core.lifecycle import (
+    ask_for_end_record,
+    end_machine,
+    plan_attempt,
+    renew_lease,
+)
+from runctl_controller.core.model import Attempt, Machine, Record
+from runctl_controller.core.tables import MachineState, RunState
+from runctl_controller.core.turn import Turn
+from runctl_shared.messages.base import Body
+from runctl_shared.messages.commands import AcknowledgeEvents, ResendEvents
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The record as it is to be stored, what is to be done after, the reply if a client asked, and what to
+    tell the agent about its events (sent after the commit; if it is lost the agent asks by sending again)."""
+
+    record: Record
+    effects: tuple[Effect, ...]
+    reply: Body | None = None
+    answer: AcknowledgeEvents | ResendEvents | None = None
+
+
+def decide(record: Record, given: inputs.Input, world: inputs.World) -> Decision:
+    """What follows from `given`. Raises RunctlError when a request is refused (nothing changes then)."""
+    turn = Turn(record, world, given.at)
+    reply: Body | None = None
+    answer: AcknowledgeEvents | ResendEvents | None = None
+    if isinstance(given, inputs.Requested):
+        reply = requests.act(turn, given.body, given.actor)
+    elif isinstance(given, inputs.Heard):
+        answer = _heard(turn, given)
+    elif isinstance(given, inputs.TimerFired):
+        _timer(turn, given.key)
+    elif isinstance(given, inputs.Woke):
+        _woke(turn)
+    elif isinstance(given, inputs.EndRead):
+        attempt = turn.record.attempt(given.attempt)
+        if attempt is not None:
+            machines.end_read(turn, attempt, given)
+    elif isinstance(given, (inputs.WentSilent, inputs.HeardAgain)):
+        _hearing(turn, given)
+    else:
+        _about_machine(turn, given)
+    return Decision(turn.record, tuple(turn.effects), reply, answer)
+
+
+def _heard(turn: Turn, given: inputs.Heard) -> AcknowledgeEvents | ResendEvents | None:
+    """Events of one agent in their order, each once: what was committed before is only acknowledged again,
+    and what lies beyond a gap waits until the gap is filled."""
+    attempt = turn.record.by_agent(given.agent)
+    if attempt is None:
+        return None
+    if given.sequence > attempt.events_through + 1:
+        return ResendEvents(after=attempt.events_through)
+    if given.sequence == attempt.events_through + 1:
+        attempt = turn.attempt(attempt.number, events_through=given.sequence)
+        if attempt.open and attempt.unheard_since is not None:
+            machines.heard_again(turn, attempt, inputs.HeardAgain(at=given.at, agent=given.agent))
+            attempt = turn.attempt(attempt.number)
+        hear(turn, attempt, given.body)
+    return AcknowledgeEvents(through=max(attempt.events_through, given.sequence))
+
+
+def _hearing(turn: Turn, given: inputs.WentSilent | inputs.HeardAgain) -> None:
+    attempt = turn.record.by_agent(given.agent)
+    if attempt is None:
+        return
+    if isinstance(given, inputs.WentSilent):
+        machines.went_silent(turn, attempt, given)
+    else:
+        machines.heard_again(turn, attempt, given)
+
+
+_MACHINE_INPUTS: dict[type[inputs.Input], Callable[[Turn, Machine, Any], None]] = {
+    inputs.LaunchAnswered: machines.launch_answered,
+    inputs.TerminateAnswered: machines.terminate_answered,
+    inputs.InterruptAnswered: machines.interrupt_answered,
+    inputs.Seen: machines.seen,
+}
+
+
+def _about_machine(turn: Turn, given: Any) -> None:
+    machine = turn.record.machine(given.machine)
+    if machine is not None:
+        _MACHINE_INPUTS[type(given)](turn, machine, given)
+
+
+def _woke(turn: Turn) -> None:
+    """Look at every machine before any silence is judged."""
+    for machine in turn.record.machines:
+        if machine.state in (MachineState.RUNNING, MachineState.UNCONFIRMED):
+            turn.machine(machine.id, looks=0)
+            turn.do(Look(machine=machine.id))
+    for attempt in turn.record.attempts:
+        if attempt.open:
+            renew_lease(turn, attempt)
+
+
+def _retry(turn: Turn) -> None:
+    if turn.record.run.state is RunState.RECOVERING and turn.record.current is None:
+        plan_attempt(turn)
+
+
+def _end_again(turn: Turn, machine: Machine) -> None:
+    if machine.state is MachineState.UNCONFIRMED:
+        end_machine(turn, machine, "lifecycle")
+
+
+def _look(turn: Turn, machine: Machine) -> None:
+    if machine.state is not MachineState.TERMINATED:
+        turn.do(Look(machine=machine.id))
+
+
+_MACHINE_TIMERS: dict[str, Callable[[Turn, Machine], None]] = {
+    "launch": machines.relaunch,
+    "look": _look,
+    "end": _end_again,
+    "overdue": machines.overdue,
+}
+_ATTEMPT_TIMERS: dict[str, Callable[[Turn, Attempt], None]] = {"lease": renew_lease}
+
+
+def _timer(turn: Turn, key: str) -> None:
+    """Timers are level-triggered: each looks at the record to see whether it is still needed."""
+    kind, _, name = key.partition(":")
+    machine, attempt = turn.record.machine(name), turn.record.by_agent(name)
+    if key == "retry":
+        _retry(turn)
+    elif kind == "end-record":
+        attempt = turn.record.attempt(int(name))
+        if attempt is not None and attempt.open:
+            ask_for_end_record(turn, attempt)
+    elif kind in _MACHINE_TIMERS and machine is not None:
+        _MACHINE_TIMERS[kind](turn, machine)
+    elif kind in _ATTEMPT_TIMERS and attempt is not None:
+        _ATTEMPT_TIMERS[kind](turn, attempt)

@@ -1,0 +1,299 @@
+"""From attempt to attempt: planning the next one, giving the permission to train, ending."""
+
+from __future__ import annotations
+
+import msgspec
+
+from runctl_controller.core.effects import Launch as LaunchEffect
+from runctl_controller.core.effects import Look, ReadEnd, Terminate
+from runctl_controller.core.ledger import mark_lost
+from runctl_controller.core.model import Attempt, Machine, Wanted
+from runctl_controller.core.reasons import RULES, Next, wait_before
+from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState, RunState
+from runctl_controller.core.turn import Turn
+from runctl_controller.providers.port import LaunchOrder
+from runctl_shared import ids
+from runctl_shared.messages.commands import RenewLease, StartTraining, StopTraining
+from runctl_shared.messages.events import AttemptEnded
+from runctl_shared.spec import Boot, Timing
+
+# How long an interrupted machine may outlive the time that its provider named, before we end it ourselves:
+# within the first billed hour an interruption by EC2 is free, one by us is not.
+PROVIDER_GRACE = 180.0
+_RUN_STATE_OF = {
+    AttemptState.LAUNCHING: RunState.PROVISIONING,
+    AttemptState.BOOTING: RunState.PROVISIONING,
+    AttemptState.STAGING: RunState.PREPARING,
+    AttemptState.READY: RunState.PREPARING,
+    AttemptState.STARTING: RunState.PREPARING,
+    AttemptState.TRAINING: RunState.TRAINING,
+    AttemptState.SAVING: RunState.SAVING,
+}
+_ORDER = [RunState.RECOVERING, RunState.PROVISIONING, RunState.PREPARING, RunState.TRAINING, RunState.SAVING]
+
+
+def plan_attempt(turn: Turn) -> None:
+    """Put the next attempt and its machine on record and ask for the launch: intent before money."""
+    run = turn.record.run
+    life = time_left(turn)
+    if life is not None and life <= 0:
+        turn.run(RunState.PAUSED, wanted=Wanted.PAUSE, why="the time limit is reached", ended_at=turn.at)
+        return
+    number = run.newest + 1
+    agent = ids.agent_id(run.id, number)
+    attempt = Attempt(number=number, agent=agent, created_at=turn.at)
+    machine = Machine(id=agent, attempt=number, order=_order(turn, agent, number, life), asks=1)
+    turn.run(newest=number)
+    turn.add(attempt, machine)
+    turn.tell(
+        "attempt",
+        f"attempt {number} is due: asking {machine.order.offer.provider} for a machine",
+        attempt=number,
+    )
+    turn.do(LaunchEffect(machine=agent))
+    follow_attempt(turn)
+
+
+def _order(turn: Turn, agent: str, number: int, life: float | None) -> LaunchOrder:
+    world, spec = turn.world, turn.record.run.spec
+    hard_end = min(world.longest_life, life if life is not None else world.longest_life)
+    timing = Timing(
+        heartbeat=world.heartbeat,
+        lease=world.lease,
+        notice_poll=world.notice_poll,
+        kill_margin=world.kill_margin,
+    )
+    boot = Boot(agent=agent, attempt=number, spec=spec, bus=world.bus, hard_end=hard_end, timing=timing)
+    offer = next(o for o in world.offers if o.provider == spec.provider)
+    return LaunchOrder(
+        token=f"{world.installation}.{agent}",
+        machine=agent,
+        offer=offer,
+        boot=msgspec.json.encode(boot),
+        secrets=spec.secrets,
+        hard_end=hard_end,
+        boot_limit=world.boot_limit,
+        tags={
+            "runctl:installation": world.installation,
+            "runctl:run": spec.run,
+            "runctl:attempt": str(number),
+        },
+    )
+
+
+def time_left(turn: Turn) -> float | None:
+    """Seconds of the run's time limit that are not used up; None without a limit."""
+    limit = turn.record.run.spec.max_seconds
+    if limit is None:
+        return None
+    used = sum(
+        (i.end if i.end is not None else turn.at) - i.start
+        for i in turn.record.intervals
+        if i.use in ("training", "saving", "lost")
+    )
+    return limit - used
+
+
+def permit(turn: Turn) -> None:
+    """Give the oldest open attempt the permission to train, once every attempt before it has ended."""
+    attempt = turn.record.current
+    run = turn.record.run
+    if attempt is None or attempt.state is not AttemptState.READY or attempt.permitted:
+        return
+    if run.wanted is not Wanted.TRAIN or run.state not in OPEN_RUN:
+        return
+    attempt = turn.attempt(attempt.number, AttemptState.STARTING, permitted=True)
+    turn.use(attempt.agent, "staging")
+    turn.command(attempt, StartTraining())
+    turn.tell("attempt", f"attempt {attempt.number} may train", attempt=attempt.number)
+    follow_attempt(turn)
+
+
+def follow_attempt(turn: Turn) -> None:
+    """Bring the run's state in line with its current attempt."""
+    run, attempt = turn.record.run, turn.record.current
+    if run.state not in OPEN_RUN or attempt is None:
+        return
+    target = _RUN_STATE_OF[attempt.state]
+    if run.state is RunState.QUEUED:
+        turn.run(RunState.PROVISIONING)
+    # One step at a time along the table, so that the story tells every phase.
+    while turn.record.run.state is not target:
+        state = turn.record.run.state
+        if target is RunState.TRAINING and state is RunState.SAVING:
+            turn.run(RunState.TRAINING)
+        elif _ORDER.index(state) < _ORDER.index(target):
+            turn.run(_ORDER[_ORDER.index(state) + 1])
+        else:
+            turn.run(RunState.RECOVERING)
+
+
+def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str = "agent") -> None:
+    """The attempt has ended, on positive evidence. Decide what becomes of its machine and of the run."""
+    if not attempt.open:
+        return
+    lost = report.lost_seconds
+    if report.reason != "succeeded" and attempt.started_at is not None:
+        since = attempt.saved_at if attempt.saved_at is not None else attempt.started_at
+        turn.record = msgspec.structs.replace(
+            turn.record, intervals=mark_lost(turn.record.intervals, attempt.number, since)
+        )
+    attempt = turn.attempt(
+        attempt.number,
+        AttemptState.ENDED,
+        reason=report.reason,
+        detail=report.detail,
+        exit_code=report.exit_code,
+        signal=report.signal,
+        ended_at=turn.at,
+        last_step=attempt.last_step if report.last_step is None else report.last_step,
+        saved_step=attempt.saved_step if report.saved_step is None else report.saved_step,
+        lost_seconds=lost,
+        lost_steps=report.lost_steps,
+        unheard_since=None,
+    )
+    sentence = report.detail or RULES[report.reason].sentence
+    turn.tell(
+        "ended",
+        f"attempt {attempt.number} ended: {report.reason} ({sentence})",
+        attempt=attempt.number,
+        actor=actor,
+        reason=report.reason,
+        exit_code=report.exit_code,
+        lost_seconds=lost,
+        lost_steps=report.lost_steps,
+    )
+    release_machine(turn, attempt)
+    _after(turn, attempt)
+
+
+def release_machine(turn: Turn, attempt: Attempt) -> None:
+    """The machine is needed no longer: end it, or let the provider take it when that costs nothing."""
+    machine = turn.record.machine(attempt.agent)
+    if machine is None or machine.state is MachineState.TERMINATED:
+        return
+    turn.use(machine.id, "idle")
+    if attempt.reason == "interrupted" and attempt.deadline_at is not None:
+        due = max(0.0, attempt.deadline_at - turn.at)
+        turn.after(f"overdue:{machine.id}", due + PROVIDER_GRACE)
+        turn.after(f"look:{machine.id}", due + turn.world.look)
+        return
+    end_machine(turn, machine, "lifecycle")
+
+
+def end_machine(turn: Turn, machine: Machine, actor: str) -> None:
+    """Ask for the machine's end, and keep looking until the provider says that it is gone."""
+    if machine.state is MachineState.TERMINATED:
+        return
+    turn.machine(machine.id, MachineState.UNCONFIRMED, asks=machine.asks + 1, looks=0)
+    turn.do(Terminate(machine=machine.id, actor=actor))
+    turn.after(f"look:{machine.id}", turn.world.look)
+
+
+def _after(turn: Turn, attempt: Attempt) -> None:
+    """What the end of `attempt` means for the run (see reasons.RULES)."""
+    run = turn.record.run
+    rule = RULES[attempt.reason or "lost"]
+    progress = attempt.commits > 0 or attempt.reason == "interrupted"
+    turn.run(
+        fruitless=0 if progress else run.fruitless + 1,
+        exit_code=attempt.exit_code if attempt.started_at is not None else run.exit_code,
+    )
+    run = turn.record.run
+    if run.state not in OPEN_RUN:
+        return
+    if rule.next is Next.FINISH:
+        _drop_open(turn)
+        turn.run(RunState.SUCCEEDED, why="", ended_at=turn.at)
+    elif run.wanted is Wanted.CANCEL:
+        _drop_open(turn)
+        turn.run(RunState.CANCELLED, why="cancelled by the user", ended_at=turn.at)
+    elif run.wanted is Wanted.PAUSE or rule.next is Next.PAUSE:
+        _drop_open(turn)
+        turn.run(RunState.PAUSED, wanted=Wanted.PAUSE, why=rule.sentence, ended_at=turn.at)
+    elif rule.next is Next.PERSON:
+        _drop_open(turn)
+        turn.run(RunState.STUCK, why=attempt.detail or rule.sentence, ended_at=turn.at)
+    elif rule.next is Next.RESTART:
+        _restart(turn, attempt)
+    elif rule.patience is not None and run.fruitless >= rule.patience:
+        _drop_open(turn)
+        why = f"{rule.sentence}, {run.fruitless} times in a row: {attempt.detail}"
+        turn.run(RunState.STUCK, why=why, ended_at=turn.at)
+    else:
+        _next_attempt(turn, 0.0 if rule.next is not Next.AFTER_WAIT and progress else _wait(turn, rule.next))
+
+
+def _wait(turn: Turn, kind: Next) -> float:
+    tries = turn.record.run.fruitless
+    return wait_before(tries) if kind is Next.AFTER_WAIT or tries > 1 else 0.0
+
+
+def _restart(turn: Turn, attempt: Attempt) -> None:
+    """The training failed by itself: try again only if the user granted it."""
+    run = turn.record.run
+    if run.restarts >= run.spec.max_restarts:
+        _drop_open(turn)
+        turn.run(RunState.FAILED, why=attempt.detail or RULES["user_error"].sentence, ended_at=turn.at)
+        return
+    turn.run(restarts=run.restarts + 1)
+    _next_attempt(turn, wait_before(run.restarts + 1))
+
+
+def _next_attempt(turn: Turn, wait: float) -> None:
+    """Have a next attempt: the one that is being prepared already, a new one now, or one after `wait`."""
+    if turn.record.current is not None:
+        turn.run(RunState.RECOVERING)
+        permit(turn)
+        follow_attempt(turn)
+        return
+    turn.run(RunState.RECOVERING)
+    if wait > 0:
+        turn.after("retry", wait)
+        turn.tell("attempt", f"the next attempt begins in {wait:.0f} s")
+    else:
+        plan_attempt(turn)
+
+
+def _drop_open(turn: Turn) -> None:
+    """End attempts that never got the permission to train: no force is needed for those."""
+    for attempt in turn.record.attempts:
+        if attempt.open and not attempt.permitted:
+            ended = turn.attempt(
+                attempt.number, AttemptState.ENDED, reason="replaced", detail="not needed", ended_at=turn.at
+            )
+            release_machine(turn, ended)
+
+
+def stop_attempts(turn: Turn, *, save: bool, actor: str) -> None:
+    """The user wants no more training: ask the one that trains to end, drop the others."""
+    _drop_open(turn)
+    attempt = turn.record.current
+    if attempt is None:
+        return
+    stop = StopTraining(save=save, grace=turn.record.run.spec.grace if save else 0.0)
+    turn.command(attempt, stop)
+    attempt = turn.attempt(attempt.number, stop_sent=True)
+    turn.tell("stop", f"attempt {attempt.number} is asked to end", attempt=attempt.number, actor=actor)
+
+
+def renew_lease(turn: Turn, attempt: Attempt) -> None:
+    """Let the machine live on; and do it again in time."""
+    if attempt.open and not attempt.stop_sent:
+        turn.command(attempt, RenewLease(seconds=turn.world.lease), expires=turn.world.lease)
+        turn.after(f"lease:{attempt.agent}", turn.world.lease / 3)
+
+
+def look_again(turn: Turn, machine: Machine, factor: float = 1.6, most: float = 60.0) -> None:
+    """Look at the machine again: soon at first, more and more seldom."""
+    turn.machine(machine.id, looks=machine.looks + 1)
+    turn.after(f"look:{machine.id}", min(most, turn.world.look * factor**machine.looks))
+
+
+def ask_for_end_record(turn: Turn, attempt: Attempt) -> None:
+    """The machine is gone and the attempt has not reported its end: its final record may lie in the store."""
+    turn.do(ReadEnd(attempt=attempt.number))
+
+
+def look_now(turn: Turn, machine: Machine) -> None:
+    turn.do(Look(machine=machine.id))

@@ -1,0 +1,229 @@
+"""What providers say about machines, and what silence means (nothing, by itself)."""
+
+from __future__ import annotations
+
+from runctl_controller.core.effects import ForgetAgent, Launch
+from runctl_controller.core.inputs import (
+    EndRead,
+    HeardAgain,
+    InterruptAnswered,
+    LaunchAnswered,
+    Seen,
+    TerminateAnswered,
+    WentSilent,
+)
+from runctl_controller.core.lifecycle import (
+    ask_for_end_record,
+    end_attempt,
+    end_machine,
+    follow_attempt,
+    look_again,
+    look_now,
+)
+from runctl_controller.core.model import Attempt, Machine, Wanted
+from runctl_controller.core.reasons import wait_before
+from runctl_controller.core.tables import AttemptState, MachineState
+from runctl_controller.core.turn import Turn
+from runctl_controller.providers.port import EndCause, Sighting
+from runctl_controller.providers.port import MachineState as Provided
+from runctl_shared.messages.events import AttemptEnded, EndReason
+
+# A provider may not list a machine that it has just launched; only after this many seconds does its absence
+# mean that there is none.
+ABSENCE_COUNTS_AFTER = 120.0
+_FINAL_ERRORS: dict[str, EndReason] = {"no_capacity": "no_capacity", "quota": "quota", "refused": "refused"}
+_REASONS: dict[EndCause, EndReason] = {
+    EndCause.INTERRUPTED: "interrupted",
+    EndCause.BOOT_FAILED: "boot_failed",
+    EndCause.FAILED: "lost",
+    EndCause.ITSELF: "lost",
+    EndCause.ASKED: "replaced",
+    EndCause.UNKNOWN: "lost",
+}
+
+
+def launch_answered(turn: Turn, machine: Machine, given: LaunchAnswered) -> None:
+    """A machine, a final no, or a passing failure: then the same order is asked for again."""
+    if machine.state is not MachineState.LAUNCHING:
+        return
+    attempt = turn.record.attempt(machine.attempt)
+    if given.sighting is not None:
+        _launched(turn, machine, attempt, given.sighting)
+    elif given.error in _FINAL_ERRORS:
+        _gone(turn, machine, None)
+        if attempt is not None:
+            report = AttemptEnded(reason=_FINAL_ERRORS[given.error], detail=given.detail)
+            end_attempt(turn, attempt, report, actor="provider")
+    else:
+        turn.after(f"launch:{machine.id}", wait_before(machine.asks))
+        turn.tell(
+            "provider",
+            f"the launch is tried again: {given.detail}",
+            attempt=machine.attempt,
+            actor="provider",
+        )
+    follow_attempt(turn)
+
+
+def _launched(turn: Turn, machine: Machine, attempt: Attempt | None, sighting: Sighting) -> None:
+    launched = sighting.launched_at if sighting.launched_at is not None else turn.at
+    machine = turn.machine(
+        machine.id, MachineState.RUNNING, provider_id=sighting.provider_id, launched_at=launched
+    )
+    turn.use(machine.id, "boot", since=launched)
+    if attempt is None or not attempt.open:
+        end_machine(turn, machine, "lifecycle")
+        return
+    if attempt.state is AttemptState.LAUNCHING:
+        turn.attempt(attempt.number, AttemptState.BOOTING)
+    # A machine whose agent never registers is noticed by looking: its own watchdog ends it.
+    turn.after(f"look:{machine.id}", turn.world.boot_limit + turn.world.look)
+
+
+def relaunch(turn: Turn, machine: Machine) -> None:
+    """Ask again with the same token: it is the same machine, if there is one."""
+    if machine.state is MachineState.LAUNCHING:
+        turn.machine(machine.id, asks=machine.asks + 1)
+        turn.do(Launch(machine=machine.id))
+
+
+def terminate_answered(turn: Turn, machine: Machine, given: TerminateAnswered) -> None:
+    """An answer to terminate is no proof. Failing to ask is a reason to ask again."""
+    if machine.state is MachineState.TERMINATED or given.error is None:
+        return
+    turn.tell("provider", f"ending {machine.id} failed, asked again: {given.detail}", attempt=machine.attempt)
+    turn.after(f"end:{machine.id}", wait_before(machine.asks))
+
+
+def interrupt_answered(turn: Turn, machine: Machine, given: InterruptAnswered) -> None:
+    if given.error is not None:
+        text = f"the drill could not begin: {given.detail}"
+        turn.tell("drill_failed", text, attempt=machine.attempt, actor="provider")
+
+
+def seen(turn: Turn, machine: Machine, given: Seen) -> None:
+    """The provider described the machine: the only thing by which it can be known to be gone."""
+    if machine.state is MachineState.TERMINATED:
+        return
+    sighting = given.sighting
+    if sighting is None:
+        look_again(turn, machine)
+        return
+    absent = sighting.state is Provided.ABSENT and _old_enough(turn, machine)
+    if sighting.state is Provided.TERMINATED or absent:
+        _gone(turn, machine, sighting)
+        _evidence(turn, machine, sighting)
+    else:
+        _still_there(turn, machine)
+
+
+def _old_enough(turn: Turn, machine: Machine) -> bool:
+    return machine.launched_at is not None and turn.at - machine.launched_at > ABSENCE_COUNTS_AFTER
+
+
+def _gone(turn: Turn, machine: Machine, sighting: Sighting | None) -> None:
+    ended = turn.at if sighting is None or sighting.ended_at is None else sighting.ended_at
+    cause = None if sighting is None or sighting.cause is None else sighting.cause.value
+    turn.use(machine.id, None, since=ended)
+    turn.machine(machine.id, MachineState.TERMINATED, ended_at=ended, cause=cause)
+    turn.do(ForgetAgent(agent=machine.id))
+    if sighting is not None:
+        text = f"machine {machine.id} is gone ({cause or 'no longer listed'})"
+        turn.tell("machine", text, attempt=machine.attempt, actor="provider", cause=cause)
+
+
+def _evidence(turn: Turn, machine: Machine, sighting: Sighting) -> None:
+    """The machine is gone: so has its attempt. What it last recorded may lie in the store."""
+    attempt = turn.record.attempt(machine.attempt)
+    if attempt is not None and attempt.open:
+        ask_for_end_record(turn, attempt)
+
+
+def _still_there(turn: Turn, machine: Machine) -> None:
+    attempt = turn.record.attempt(machine.attempt)
+    if machine.state is MachineState.UNCONFIRMED:
+        if machine.looks and machine.looks % 8 == 0:
+            turn.after(f"end:{machine.id}", 0.0)
+        look_again(turn, machine)
+    elif attempt is not None and attempt.open and attempt.unheard_since is not None:
+        _judge_silence(turn, machine, attempt)
+    elif attempt is not None and attempt.open and attempt.state is AttemptState.BOOTING:
+        look_again(turn, machine)
+    elif attempt is not None and attempt.deadline_at is not None:
+        look_again(turn, machine, most=15.0)
+
+
+def _judge_silence(turn: Turn, machine: Machine, attempt: Attempt) -> None:
+    """Up, but unheard: only after a whole lease without a word or a commit is it fenced and replaced. By
+    then it has ended itself, if it still can."""
+    heard = max(attempt.unheard_since or 0.0, attempt.saved_at or 0.0)
+    if turn.at - heard <= turn.world.lease + turn.world.look:
+        look_again(turn, machine, most=max(turn.world.look, turn.world.lease / 10))
+        return
+    silence = turn.at - heard
+    text = f"no word and no checkpoint for {silence:.0f} s, a whole lease: the machine is ended"
+    turn.tell("fenced", text, attempt=attempt.number, silence=silence)
+    end_machine(turn, machine, "lifecycle")
+
+
+def end_read(turn: Turn, attempt: Attempt, given: EndRead) -> None:
+    """End the attempt whose machine is gone: by its own last record if there is one, else by the cause."""
+    if not attempt.open:
+        return
+    if given.error is not None:
+        turn.after(f"end-record:{attempt.number}", 5.0)
+        text = f"the checkpoint store cannot be read: {given.error}"
+        turn.tell("store", text, attempt=attempt.number)
+        return
+    if given.record is not None:
+        end_attempt(turn, attempt, given.record)
+        return
+    machine = turn.record.machine(attempt.agent)
+    cause = EndCause(machine.cause) if machine is not None and machine.cause else EndCause.UNKNOWN
+    reason = _REASONS[cause]
+    if cause is EndCause.ASKED and turn.record.run.wanted is not Wanted.TRAIN:
+        reason = "stopped"
+    elif cause is EndCause.ASKED and attempt.unheard_since is not None:
+        reason = "lost"
+    end_attempt(turn, attempt, _inferred(turn, attempt, reason), actor="provider")
+
+
+def _inferred(turn: Turn, attempt: Attempt, reason: EndReason) -> AttemptEnded:
+    """The report that the agent could not make: what is lost follows from what it last said."""
+    began = attempt.saved_at if attempt.saved_at is not None else attempt.started_at
+    machine = turn.record.machine(attempt.agent)
+    ended = turn.at if machine is None or machine.ended_at is None else machine.ended_at
+    steps = None
+    if attempt.last_step is not None and attempt.saved_step is not None:
+        steps = max(0, attempt.last_step - attempt.saved_step)
+    return AttemptEnded(
+        reason=reason,
+        last_step=attempt.last_step,
+        saved_step=attempt.saved_step,
+        lost_seconds=0.0 if began is None else max(0.0, ended - began),
+        lost_steps=steps,
+    )
+
+
+def went_silent(turn: Turn, attempt: Attempt, given: WentSilent) -> None:
+    """Unheard is not dead: look at the machine."""
+    machine = turn.record.machine(attempt.agent)
+    if not attempt.open or attempt.unheard_since is not None or machine is None:
+        return
+    turn.attempt(attempt.number, unheard_since=given.heard_at)
+    text = f"agent {attempt.agent} is not heard; the training may well go on"
+    turn.tell("unheard", text, attempt=attempt.number)
+    turn.machine(machine.id, looks=0)
+    look_now(turn, machine)
+
+
+def heard_again(turn: Turn, attempt: Attempt, given: HeardAgain) -> None:
+    if attempt.open and attempt.unheard_since is not None:
+        turn.attempt(attempt.number, unheard_since=None)
+        turn.tell("heard", f"agent {attempt.agent} is heard again", attempt=attempt.number)
+
+
+def overdue(turn: Turn, machine: Machine) -> None:
+    """The provider named a time and did not take the machine: end it ourselves."""
+    if machine.state is MachineState.RUNNING:
+        end_machine(turn, machine, "lifecycle")

@@ -1,0 +1,133 @@
+"""What the controller knows of a run. Frozen: a decision makes new ones."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from runctl_controller.core.tables import AttemptState, MachineState, RunState
+from runctl_controller.providers.port import LaunchOrder
+from runctl_shared.spec import RunSpec
+
+
+class Wanted(StrEnum):
+    """What the user wants of the run now."""
+
+    TRAIN = "train"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """`newest`: number of the newest attempt. `restarts`: restarts after the training's own errors so far.
+    `fruitless`: attempts in a row that ended without progress. `exit_code`: the training's last."""
+
+    spec: RunSpec
+    state: RunState = RunState.QUEUED
+    wanted: Wanted = Wanted.TRAIN
+    why: str = ""
+    newest: int = 0
+    restarts: int = 0
+    fruitless: int = 0
+    exit_code: int | None = None
+    created_at: float = 0.0
+    ended_at: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self.spec.run
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try. `events_through`: every event of its agent up to this number is committed.
+
+    `commands`: how many commands were sent to it (their ids derive from it). `unheard_since`: silence, which
+    is not death. `saved_at`: when the newest checkpoint was committed. `stop_sent`: it was asked to end.
+    """
+
+    number: int
+    agent: str
+    state: AttemptState = AttemptState.LAUNCHING
+    reason: str | None = None
+    detail: str = ""
+    exit_code: int | None = None
+    signal: str | None = None
+    permitted: bool = False
+    stop_sent: bool = False
+    unheard_since: float | None = None
+    events_through: int = 0
+    commands: int = 0
+    created_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    deadline_at: float | None = None
+    resumed_from: str | None = None
+    restored_step: int | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+    saved_step: int | None = None
+    saved_at: float | None = None
+    commits: int = 0
+    lost_seconds: float | None = None
+    lost_steps: int | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.state is not AttemptState.ENDED
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What was rented for an attempt. `asks`: how often its launch or its end was asked for."""
+
+    id: str
+    attempt: int
+    order: LaunchOrder
+    state: MachineState = MachineState.LAUNCHING
+    provider_id: str = ""
+    cause: str | None = None
+    asks: int = 0
+    looks: int = 0
+    launched_at: float | None = None
+    ended_at: float | None = None
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A priced interval: this machine, for this attempt, used like this, at `price` dollars per hour."""
+
+    machine: str
+    attempt: int
+    use: str
+    start: float
+    end: float | None = None
+    price: float = 0.0
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A run with everything that a decision about it may need: loaded, decided upon and stored as one."""
+
+    run: Run
+    attempts: tuple[Attempt, ...] = ()
+    machines: tuple[Machine, ...] = ()
+    intervals: tuple[Interval, ...] = ()
+
+    def attempt(self, number: int) -> Attempt | None:
+        return next((a for a in self.attempts if a.number == number), None)
+
+    def by_agent(self, agent: str) -> Attempt | None:
+        return next((a for a in self.attempts if a.agent == agent), None)
+
+    def machine(self, name: str) -> Machine | None:
+        return next((m for m in self.machines if m.id == name), None)
+
+    @property
+    def current(self) -> Attempt | None:
+        """The oldest open attempt: the one that trains, or is the next to."""
+        return next((a for a in self.attempts if a.open), None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt is open or a machine is not known to be gone."""
+        return any(a.open for a in self.attempts) or any(
+            m.state is not MachineState.TERMINATED for m in self.machines
+        )

@@ -1,0 +1,128 @@
+"""What people (and their automation) ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runctl_controller.core.effects import CancelTimer, Interrupt
+from runctl_controller.core.lifecycle import plan_attempt, stop_attempts
+from runctl_controller.core.model import Record, Run, Wanted
+from runctl_controller.core.tables import OPEN_RUN, AttemptState, RunState
+from runctl_controller.core.turn import Turn
+from runctl_shared.errors import NotFound, RefusedByGuard
+from runctl_shared.messages.replies import Done
+from runctl_shared.messages.requests import CancelRun, InterruptRun, ResumeRun, StopRun, SubmitRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runctl_shared.messages.base import Body
+
+_ENDED = "It has ended; start a new one with `runctl run`."
+
+
+def new_record(body: SubmitRun, at: float) -> Record:
+    """The record of a run that was just asked for."""
+    return Record(run=Run(spec=body.spec, created_at=at))
+
+
+def submit(turn: Turn, body: SubmitRun, actor: str) -> Done:
+    """Begin. Asking again for the same run changes nothing."""
+    run = turn.record.run
+    if run.newest == 0 and run.state is RunState.QUEUED:
+        turn.tell("run", f"{run.spec.name} was submitted", actor=actor)
+        plan_attempt(turn)
+    return Done(run=run.id, note=f"{run.spec.name} is {turn.record.run.state.value}")
+
+
+def stop(turn: Turn, body: StopRun, actor: str) -> Done:
+    """Save, then end; resumable."""
+    run = turn.record.run
+    if run.state is RunState.PAUSED:
+        return Done(run=run.id, note=f"{run.spec.name} is paused already")
+    if run.state not in OPEN_RUN:
+        raise RefusedByGuard(f"{run.spec.name} is {run.state.value}: there is nothing to stop.")
+    turn.run(wanted=Wanted.PAUSE)
+    turn.tell("stop", "stop: save, then end", actor=actor)
+    stop_attempts(turn, save=True, actor=actor)
+    _close_if_idle(turn, RunState.PAUSED, "stopped on request")
+    return Done(
+        run=run.id, note=f"{run.spec.name} saves and stops; go on with `runctl resume {run.spec.name}`"
+    )
+
+
+def cancel(turn: Turn, body: CancelRun, actor: str) -> Done:
+    """End for good. A person needs force where training goes on, or where nobody knows that it does not."""
+    run, attempt = turn.record.run, turn.record.current
+    if run.state is RunState.CANCELLED:
+        return Done(run=run.id, note=f"{run.spec.name} is cancelled already")
+    if run.state is RunState.SUCCEEDED:
+        raise RefusedByGuard(f"{run.spec.name} has succeeded: there is nothing to cancel.")
+    if attempt is not None and attempt.permitted and not body.force:
+        state = "may be training (its agent is not heard)" if attempt.unheard_since else "is training"
+        raise RefusedByGuard(
+            f"{run.spec.name} {state}; to cancel loses what is not saved.",
+            f"Use `runctl stop {run.spec.name}` to save first, or `runctl cancel --yes {run.spec.name}`.",
+        )
+    turn.run(wanted=Wanted.CANCEL)
+    turn.tell("cancel", "cancel: end for good", actor=actor)
+    stop_attempts(turn, save=False, actor=actor)
+    _close_if_idle(turn, RunState.CANCELLED, "cancelled by the user")
+    return Done(run=run.id, note=f"{run.spec.name} is being cancelled; its checkpoints are kept")
+
+
+def _close_if_idle(turn: Turn, state: RunState, why: str) -> None:
+    """With no attempt left that must end first, the run is where the user wants it at once."""
+    if turn.record.current is None and turn.record.run.state is not state:
+        turn.do(CancelTimer(key="retry"))
+        turn.run(state, why=why, ended_at=turn.at)
+
+
+def resume(turn: Turn, body: ResumeRun, actor: str) -> Done:
+    """Go on from the newest verified checkpoint."""
+    run = turn.record.run
+    if run.state in (RunState.SUCCEEDED, RunState.CANCELLED):
+        raise RefusedByGuard(f"{run.spec.name} is {run.state.value}.", _ENDED)
+    if run.wanted is Wanted.TRAIN and run.state in OPEN_RUN:
+        return Done(run=run.id, note=f"{run.spec.name} is {run.state.value} already")
+    if run.state in OPEN_RUN:
+        raise RefusedByGuard(
+            f"{run.spec.name} is still ending.", "Wait until `runctl ls` says paused, then resume."
+        )
+    turn.run(RunState.QUEUED, wanted=Wanted.TRAIN, why="", fruitless=0, restarts=0, ended_at=None)
+    turn.tell("resume", "resume", actor=actor)
+    plan_attempt(turn)
+    return Done(run=run.id, note=f"{run.spec.name} goes on from its newest verified checkpoint")
+
+
+def interrupt(turn: Turn, body: InterruptRun, actor: str) -> Done:
+    """A drill: the provider takes the machine away, with notice."""
+    attempt = turn.record.current
+    name = turn.record.run.spec.name
+    if attempt is None or attempt.state not in (AttemptState.TRAINING, AttemptState.SAVING):
+        raise RefusedByGuard(
+            f"{name} is not training now ({turn.record.run.state.value}).",
+            "Wait until it trains, then interrupt.",
+        )
+    turn.do(Interrupt(machine=attempt.agent, notice=body.notice, actor=actor))
+    turn.tell(
+        "drill", f"a drill: the machine goes in {body.notice:.0f} s", attempt=attempt.number, actor=actor
+    )
+    return Done(run=turn.record.run.id, note=f"the machine of {name} is taken in {body.notice:.0f} s")
+
+
+_ACTS: dict[type[Body], Callable[..., Done]] = {
+    SubmitRun: submit,
+    StopRun: stop,
+    CancelRun: cancel,
+    ResumeRun: resume,
+    InterruptRun: interrupt,
+}
+
+
+def act(turn: Turn, body: Body, actor: str) -> Done:
+    """Carry out a request. Raises NotFound for what is no act, RefusedByGuard where a guard says no."""
+    handler = _ACTS.get(type(body))
+    if handler is None:
+        raise NotFound(f"{type(body).__name__} is nothing that can be done to a run.")
+    return handler(turn, body, actor)

@@ -1,0 +1,116 @@
+"""One decision in the making: the record as it changes, the effects as they gather.
+
+The only place where a state is assigned: every assignment is checked against its table.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from runctl_controller.core.effects import Effect, SendCommand, SetTimer, Tell
+from runctl_controller.core.inputs import World
+from runctl_controller.core.ledger import close_interval, open_interval
+from runctl_controller.core.model import Attempt, Machine, Record
+from runctl_controller.core.tables import ATTEMPTS, MACHINES, RUNS, AttemptState, MachineState, RunState
+from runctl_shared.messages.base import Body
+
+T = TypeVar("T")
+
+
+class Turn:
+    """Mutable for the length of one decision; `record` and `effects` are its result."""
+
+    def __init__(self, record: Record, world: World, at: float) -> None:
+        self.record = record
+        self.world = world
+        self.at = at
+        self.effects: list[Effect] = []
+
+    # -- the record ---------------------------------------------------------------------------
+
+    def run(self, state: RunState | None = None, **changes: Any) -> None:
+        """Change the run; `state` only along its table."""
+        run = self.record.run
+        if state is not None and state is not run.state:
+            RUNS.check(run.state, state)
+            changes["state"] = state
+            self.tell("run", f"{run.state.value} → {state.value}{_because(changes.get('why'))}")
+        self.record = msgspec.structs.replace(self.record, run=msgspec.structs.replace(run, **changes))
+
+    def attempt(self, number: int, state: AttemptState | None = None, **changes: Any) -> Attempt:
+        """Change attempt `number`; `state` only along its table."""
+        old = _known(self.record.attempt(number), number)
+        if state is not None:
+            ATTEMPTS.check(old.state, state)
+            changes["state"] = state
+        new = msgspec.structs.replace(old, **changes)
+        attempts = tuple(new if a is old else a for a in self.record.attempts)
+        self.record = msgspec.structs.replace(self.record, attempts=attempts)
+        return new
+
+    def machine(self, name: str, state: MachineState | None = None, **changes: Any) -> Machine:
+        """Change machine `name`; `state` only along its table."""
+        old = _known(self.record.machine(name), name)
+        if state is not None:
+            MACHINES.check(old.state, state)
+            changes["state"] = state
+        new = msgspec.structs.replace(old, **changes)
+        machines = tuple(new if m is old else m for m in self.record.machines)
+        self.record = msgspec.structs.replace(self.record, machines=machines)
+        return new
+
+    def add(self, attempt: Attempt, machine: Machine) -> None:
+        """A new attempt and its machine."""
+        self.record = msgspec.structs.replace(
+            self.record,
+            attempts=(*self.record.attempts, attempt),
+            machines=(*self.record.machines, machine),
+        )
+
+    def use(self, machine: str, use: str | None, since: float | None = None) -> None:
+        """From now (or `since`) on the machine is used for `use`; None: it costs nothing any more."""
+        at = self.at if since is None else since
+        found = _known(self.record.machine(machine), machine)
+        intervals = close_interval(self.record.intervals, machine, at)
+        if use is not None:
+            intervals = open_interval(intervals, found, use, at)
+        self.record = msgspec.structs.replace(self.record, intervals=intervals)
+
+    # -- effects ------------------------------------------------------------------------------
+
+    def do(self, effect: Effect) -> None:
+        self.effects.append(effect)
+
+    def after(self, key: str, seconds: float) -> None:
+        self.do(SetTimer(key=key, at=self.at + seconds))
+
+    def command(self, attempt: Attempt, body: Body, expires: float | None = None) -> None:
+        """Send `body` to the attempt's agent. The id follows from how many were sent before."""
+        count = attempt.commands + 1
+        self.attempt(attempt.number, commands=count)
+        self.do(
+            SendCommand(
+                agent=attempt.agent,
+                attempt=attempt.number,
+                id=f"cmd-{attempt.agent}-{count}",
+                body=body,
+                expires=expires,
+            )
+        )
+
+    def tell(
+        self, kind: str, text: str, *, attempt: int = 0, actor: str = "lifecycle", **data: object
+    ) -> None:
+        self.do(Tell(at=self.at, attempt=attempt, kind=kind, text=text, actor=actor, data=data))
+
+
+def _known(found: T | None, name: object) -> T:
+    if found is None:
+        raise LookupError(f"{name} is not on record")
+    return found
+
+
+def _because(why: object) -> str:
+    return f" ({why})" if why else ""

@@ -1,0 +1,128 @@
+"""One input, one transaction: load, decide, store, queue. The only place where the core meets the store.
+
+Everything in here is called by one thread. Whatever a decision wants done lies in the outbox when the
+transaction is over; a crash at any point loses nothing and does nothing twice that must not be done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from runctl_controller.core.decide import Decision, decide
+from runctl_controller.core.effects import CALLS, CancelTimer, Effect, SetTimer, Tell
+from runctl_controller.core.inputs import Input, Requested, TimerFired, Woke, World
+from runctl_controller.core.model import Record
+from runctl_controller.core.requests import new_record
+from runctl_controller.store.port import DueTimer, Store, Transaction
+from runctl_shared.errors import NotFound, RefusedByGuard
+from runctl_shared.messages.requests import SubmitRun
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a decision came to, for the edges: whom to answer, what to publish."""
+
+    decision: Decision
+    told: tuple[Tell, ...]
+
+
+class Engine:
+    def __init__(self, store: Store, world: World) -> None:
+        self._store = store
+        self._world = world
+
+    def handle(self, run: str, given: Input, outgoing: int | None = None) -> Outcome | None:
+        """Take `given` into account; `outgoing` is the outbox entry whose outcome it is. None: no such run."""
+        with self._store.transaction() as tx:
+            record = tx.load(run)
+            if record is None:
+                if outgoing is not None:
+                    tx.done(outgoing)
+                return None
+            outcome = self._decide(tx, record, given)
+            if outgoing is not None:
+                tx.done(outgoing)
+        return outcome
+
+    def heard(self, agent: str, given: Input) -> Outcome | None:
+        """An event of `agent`. None: nobody knows this agent (so nothing is acknowledged)."""
+        with self._store.transaction() as tx:
+            run = tx.run_of_agent(agent)
+            record = tx.load(run) if run is not None else None
+            return self._decide(tx, record, given) if record is not None else None
+
+    def request(self, name: str, given: Requested) -> Outcome:
+        """Carry out a client's request about the run of that name or id. Raises RunctlError when refused."""
+        with self._store.transaction() as tx:
+            record = self._submitted(tx, given) or self._named(tx, name)
+            return self._decide(tx, record, given)
+
+    def _named(self, tx: Transaction, name: str) -> Record:
+        run = tx.run_id(name)
+        record = tx.load(run) if run is not None else None
+        if record is None:
+            raise NotFound(f"There is no run {name!r}.", "`runctl ls` shows the runs.")
+        return record
+
+    def _submitted(self, tx: Transaction, given: Requested) -> Record | None:
+        """The record of a run that is submitted now; the known one when it is submitted again."""
+        body = given.body
+        if not isinstance(body, SubmitRun):
+            return None
+        known = tx.load(body.spec.run)
+        if known is not None:
+            return known
+        other = tx.run_id(body.spec.name)
+        taken = tx.load(other) if other is not None else None
+        if taken is not None and taken.busy:
+            raise RefusedByGuard(
+                f"A run named {body.spec.name!r} is still {taken.run.state.value}.",
+                f"Choose another --name, or end it with `runctl stop {body.spec.name}`.",
+            )
+        return new_record(body, given.at)
+
+    def _decide(self, tx: Transaction, record: Record, given: Input) -> Outcome:
+        decision = decide(record, given, self._world)
+        if decision.record is not record or tx.load(record.run.id) is None:
+            tx.save(decision.record)
+        told = _store_effects(tx, record.run.id, decision.effects)
+        return Outcome(decision, told)
+
+    def fire_due(self, now: float) -> list[tuple[str, Outcome]]:
+        """Act on every timer that is due: each is removed in the transaction that acts on it."""
+        outcomes = []
+        with self._store.transaction() as tx:
+            for timer in tx.take_due(now):
+                outcome = self._fire(tx, timer, now)
+                if outcome is not None:
+                    outcomes.append((timer.run, outcome))
+        return outcomes
+
+    def _fire(self, tx: Transaction, timer: DueTimer, now: float) -> Outcome | None:
+        record = tx.load(timer.run)
+        return None if record is None else self._decide(tx, record, TimerFired(at=now, key=timer.key))
+
+    def wake(self, now: float) -> list[tuple[str, Outcome]]:
+        """After a start or a jump of the clock: look at every machine before judging any silence."""
+        outcomes = []
+        with self._store.transaction() as tx:
+            for run in tx.busy():
+                record = tx.load(run)
+                if record is not None:
+                    outcomes.append((run, self._decide(tx, record, Woke(at=now))))
+        return outcomes
+
+
+def _store_effects(tx: Transaction, run: str, effects: Sequence[Effect]) -> tuple[Tell, ...]:
+    told = []
+    for effect in effects:
+        if isinstance(effect, SetTimer):
+            tx.set_timer(run, effect.key, effect.at)
+        elif isinstance(effect, CancelTimer):
+            tx.cancel_timer(run, effect.key)
+        elif isinstance(effect, Tell):
+            tx.tell(run, effect)
+            told.append(effect)
+    tx.queue(run, [effect for effect in effects if isinstance(effect, CALLS)])
+    return tuple(told)

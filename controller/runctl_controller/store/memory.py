@@ -1,0 +1,148 @@
+"""The store in memory: the fake for tests and for the simulation. Keeps state, and can fail once on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from runctl_controller.core.effects import Effect, Tell
+from runctl_controller.core.model import Record, Run
+from runctl_controller.core.tables import OPEN_RUN
+from runctl_controller.store.port import Beat, DueTimer, Outgoing, Superseded
+
+
+class _Tables:
+    """All rows. Values are frozen, so a shallow copy of the dicts is a snapshot."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.agents: dict[str, str] = {}
+        self.outbox: dict[int, Outgoing] = {}
+        self.timers: dict[tuple[str, str], float] = {}
+        self.stories: dict[str, tuple[Tell, ...]] = {}
+        self.beats: dict[str, Beat] = {}
+        self.last_outgoing = 0
+
+    def copy(self) -> _Tables:
+        new = _Tables()
+        for name, value in vars(self).items():
+            setattr(new, name, dict(value) if isinstance(value, dict) else value)
+        return new
+
+
+class MemoryTransaction:
+    """See Transaction."""
+
+    def __init__(self, tables: _Tables) -> None:
+        self._t = tables
+
+    def load(self, run: str) -> Record | None:
+        return self._t.records.get(run)
+
+    def save(self, record: Record) -> None:
+        self._t.records[record.run.id] = record
+        for attempt in record.attempts:
+            self._t.agents[attempt.agent] = record.run.id
+
+    def run_id(self, name_or_id: str) -> str | None:
+        if name_or_id in self._t.records:
+            return name_or_id
+        named = [r.run for r in self._t.records.values() if r.run.spec.name == name_or_id]
+        return max(named, key=lambda run: run.created_at).id if named else None
+
+    def run_of_agent(self, agent: str) -> str | None:
+        return self._t.agents.get(agent)
+
+    def runs(self, *, limit: int, project: str | None = None, only_open: bool = False) -> Sequence[Run]:
+        found = [
+            r.run
+            for r in self._t.records.values()
+            if (project is None or r.run.spec.project == project)
+            and (not only_open or r.run.state in OPEN_RUN)
+        ]
+        return sorted(found, key=lambda run: run.created_at, reverse=True)[:limit]
+
+    def busy(self) -> Sequence[str]:
+        return [r.run.id for r in self._t.records.values() if r.run.state in OPEN_RUN or r.busy]
+
+    def queue(self, run: str, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            self._t.last_outgoing += 1
+            number = self._t.last_outgoing
+            self._t.outbox[number] = Outgoing(id=number, run=run, effect=effect)
+
+    def outgoing(self, after: int = 0, limit: int = 1000) -> Sequence[Outgoing]:
+        return [item for number, item in sorted(self._t.outbox.items()) if number > after][:limit]
+
+    def done(self, outgoing: int) -> None:
+        self._t.outbox.pop(outgoing, None)
+
+    def set_timer(self, run: str, key: str, at: float) -> None:
+        self._t.timers[run, key] = at
+
+    def cancel_timer(self, run: str, key: str) -> None:
+        self._t.timers.pop((run, key), None)
+
+    def take_due(self, now: float) -> Sequence[DueTimer]:
+        due = sorted((at, run, key) for (run, key), at in self._t.timers.items() if at <= now)
+        for _, run, key in due:
+            del self._t.timers[run, key]
+        return [DueTimer(run=run, key=key, at=at) for at, run, key in due]
+
+    def next_timer(self) -> float | None:
+        return min(self._t.timers.values(), default=None)
+
+    def tell(self, run: str, item: Tell) -> None:
+        self._t.stories[run] = (*self._t.stories.get(run, ()), item)
+
+    def story(self, run: str, limit: int) -> Sequence[Tell]:
+        return self._t.stories.get(run, ())[-limit:] if limit else ()
+
+    def save_beats(self, beats: Iterable[Beat]) -> None:
+        self._t.beats.update((beat.agent, beat) for beat in beats)
+
+    def beats(self, agents: Iterable[str]) -> Sequence[Beat]:
+        return [self._t.beats[agent] for agent in agents if agent in self._t.beats]
+
+
+class Disk:
+    """What outlives a controller's process: hand the same one to the next MemoryStore."""
+
+    def __init__(self) -> None:
+        self.tables = _Tables()
+        self.epoch = 0
+
+
+class MemoryStore:
+    """See Store. `fail_once(error)`: the next commit fails and changes nothing."""
+
+    def __init__(self, disk: Disk | None = None, installation: str = "inst-memory") -> None:
+        self.disk = disk or Disk()
+        self._installation = installation
+        self._epoch: int | None = None
+        self._fail: Exception | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[MemoryTransaction]:
+        tables = self.disk.tables.copy()
+        yield MemoryTransaction(tables)
+        if self._epoch is not None and self._epoch != self.disk.epoch:
+            raise Superseded("Another controller has taken over.")
+        if self._fail is not None:
+            error, self._fail = self._fail, None
+            raise error
+        self.disk.tables = tables
+
+    def take_over(self) -> int:
+        self.disk.epoch += 1
+        self._epoch = self.disk.epoch
+        return self._epoch
+
+    def fail_once(self, error: Exception) -> None:
+        self._fail = error
+
+    def installation(self) -> str:
+        return self._installation
+
+    def close(self) -> None:
+        """Nothing to close."""

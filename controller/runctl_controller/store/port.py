@@ -1,0 +1,119 @@
+"""The controller's store: the only truth. Whoever decides, loads, stores and queues in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from runctl_controller.core.effects import Effect, Tell
+from runctl_controller.core.model import Record, Run
+from runctl_shared.errors import StoreUnusable
+from runctl_shared.messages.events import Heartbeat
+
+
+class Superseded(StoreUnusable):
+    """Another controller has taken over: this one must not write any more."""
+
+    code = "superseded"
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """An effect that is to leave the process. `id` orders them; it stays until `done`."""
+
+    id: int
+    run: str
+    effect: Effect
+
+
+class DueTimer(msgspec.Struct, frozen=True, kw_only=True):
+    run: str
+    key: str
+    at: float
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest heartbeat of an agent, and when it came (UTC seconds)."""
+
+    agent: str
+    at: float
+    body: Heartbeat
+
+
+class Transaction(Protocol):
+    """Everything in it becomes true together, or not at all."""
+
+    def load(self, run: str) -> Record | None:
+        """The run with its attempts, machines and intervals."""
+        ...
+
+    def save(self, record: Record) -> None:
+        """Store the record: a new run, or what changed of a known one."""
+        ...
+
+    def run_id(self, name_or_id: str) -> str | None:
+        """The run of that id, else the newest run of that name."""
+        ...
+
+    def run_of_agent(self, agent: str) -> str | None: ...
+
+    def runs(self, *, limit: int, project: str | None = None, only_open: bool = False) -> Sequence[Run]:
+        """Newest first. `only_open`: those that runctl has something to do for."""
+        ...
+
+    def busy(self) -> Sequence[str]:
+        """Runs with an open attempt, a machine that is not known to be gone, or an open state."""
+        ...
+
+    def queue(self, run: str, effects: Iterable[Effect]) -> None:
+        """Put effects into the outbox, in this order."""
+        ...
+
+    def outgoing(self, after: int = 0, limit: int = 1000) -> Sequence[Outgoing]:
+        """What waits in the outbox with an id above `after`, oldest first."""
+        ...
+
+    def done(self, outgoing: int) -> None: ...
+
+    def set_timer(self, run: str, key: str, at: float) -> None: ...
+
+    def cancel_timer(self, run: str, key: str) -> None: ...
+
+    def take_due(self, now: float) -> Sequence[DueTimer]:
+        """Timers due by `now`, earliest first; they are removed, so this transaction must act on them."""
+        ...
+
+    def next_timer(self) -> float | None: ...
+
+    def tell(self, run: str, item: Tell) -> None:
+        """Add to the run's story."""
+        ...
+
+    def story(self, run: str, limit: int) -> Sequence[Tell]:
+        """The newest `limit` items, oldest first."""
+        ...
+
+    def save_beats(self, beats: Iterable[Beat]) -> None: ...
+
+    def beats(self, agents: Iterable[str]) -> Sequence[Beat]: ...
+
+
+class Store(Protocol):
+    """Transactions are serial. Raises StoreUnusable: damaged, not writable, or written by a newer version."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Commits on leaving, rolls back on an exception. Raises Superseded after somebody else's
+        `take_over`."""
+        ...
+
+    def take_over(self) -> int:
+        """Become the one who writes: every transaction of earlier owners fails from now on. The epoch."""
+        ...
+
+    def installation(self) -> str:
+        """The id of this installation: made once, marks machines as ours."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,207 @@
+"""Everything of one run in a checkpoint store.
+
+Every method may be repeated, and the process may be killed at any point of it: what was stored is whole, and
+what was not is not there.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from runctl_shared.checkpoints import lineage
+from runctl_shared.checkpoints.checks import SPEC, load_manifest, require_run
+from runctl_shared.checkpoints.logs import RunLogs
+from runctl_shared.checkpoints.manifest import (
+    CLAIMS,
+    MANIFESTS,
+    Claim,
+    Manifest,
+    ManifestDamaged,
+    NameParts,
+    claim_name,
+    data_key,
+    decode_claim,
+    encode,
+    end_name,
+    parse_claim_name,
+    parse_name,
+)
+from runctl_shared.checkpoints.objects import AlreadyExists, ObjectMissing, ObjectStore
+from runctl_shared.checkpoints.prefixed import PrefixedStore
+from runctl_shared.checkpoints.restore import Restore, Restored, content_problem
+from runctl_shared.checkpoints.upload import Draft, LocalFile, ShouldStop, Upload, check_draft, never
+from runctl_shared.clock import Clock, SystemClock
+from runctl_shared.errors import RunctlError
+from runctl_shared.spec import RunSpec
+
+
+class ClaimRefused(RunctlError):
+    """The run's lineage is another's: this attempt must not train. `holder` is the claim in the way."""
+
+    exit_code = 4
+    code = "claim_refused"
+
+    def __init__(self, holder: Claim) -> None:
+        super().__init__(f"Attempt {holder.attempt} of {holder.run} is claimed by {holder.agent}.")
+        self.holder = holder
+
+
+class RunRepository:
+    """The part of `store` below the run's id. All methods raise ObjectStoreError when the store fails.
+
+    `logs` is the run's output.
+    """
+
+    def __init__(self, store: ObjectStore, run: str, *, clock: Clock | None = None) -> None:
+        self._store = PrefixedStore(store, run)
+        self._run = run
+        self._clock = clock or SystemClock()
+        self.logs = RunLogs(self._store)
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Store what was asked for. Raises AlreadyExists when it is there and different."""
+        try:
+            self._store.put(SPEC, msgspec.json.format(msgspec.json.encode(spec), indent=1), if_absent=True)
+        except AlreadyExists:
+            if self.read_spec() != spec:
+                raise
+
+    def read_spec(self) -> RunSpec:
+        """What was asked for. Raises StoreRefused when nothing of the run is there, ManifestDamaged."""
+        require_run(self._store, self._run)
+        try:
+            spec = msgspec.json.decode(self._store.get(SPEC), type=RunSpec)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ManifestDamaged(f"{SPEC} of {self._run} is not a run: {error}.") from error
+        if spec.run != self._run:
+            raise ManifestDamaged(f"{SPEC} of {self._run} is of another run, {spec.run!r}.")
+        return spec
+
+    def claims(self) -> dict[int, Claim]:
+        """Every claim, by attempt. Raises ManifestDamaged when one cannot be read: without it, nobody knows
+        what may be restored."""
+        attempts = (parse_claim_name(info.key) for info in self._store.list(CLAIMS))
+        return {attempt: self._read_claim(attempt) for attempt in attempts if attempt is not None}
+
+    def claim(self, attempt: int, agent: str, parent: str | None, now: float) -> Claim:
+        """Claim the lineage for `attempt`, which starts from `parent`: a manifest's name, or None, the beginning.
+
+        Returns the claim as stored: an agent that claimed before and crashed gets that one again, with that
+        parent. `now` is UTC seconds. Raises ClaimRefused when another agent holds this attempt, or a newer
+        attempt has claimed; StoreRefused when nothing of the run is in the store.
+        """
+        claim = Claim(run=self._run, attempt=attempt, agent=agent, parent=parent, claimed_at=now)
+        _check_claim(claim)
+        require_run(self._store, self._run)
+        self._refuse_older(attempt)
+        try:
+            self._store.put(claim_name(attempt), encode(claim), if_absent=True)
+        except AlreadyExists:
+            claim = self._read_claim(attempt)
+        # A newer attempt may have come between the look and the put.
+        self._refuse_older(attempt)
+        if claim.agent != agent:
+            raise ClaimRefused(claim)
+        return claim
+
+    def manifests(self) -> list[NameParts]:
+        """Every committed checkpoint, oldest first, eligible or not; one listing."""
+        names = (parse_name(info.key) for info in self._store.list(MANIFESTS))
+        return [parts for parts in names if parts is not None]
+
+    def read_manifest(self, name: str) -> Manifest:
+        """The manifest `name`, checked. Raises ManifestDamaged, ObjectMissing."""
+        return load_manifest(self._store, self._run, name)
+
+    def eligible(self) -> list[NameParts]:
+        """What may be restored, newest first. Raises StoreRefused when nothing of the run is in the store:
+        an empty list is proof that there is nothing."""
+        require_run(self._store, self._run)
+        return lineage.eligible(self.claims(), (parts.name for parts in self.manifests()))
+
+    def commit(
+        self, draft: Draft, base: Path, files: Sequence[LocalFile], should_stop: ShouldStop = never
+    ) -> Manifest:
+        """Upload `files` (a `snapshot` of the complete checkpoint under `base`), then commit the manifest.
+
+        The checkpoint exists once this returns. `should_stop` is asked between files. Raises
+        ChangedDuringUpload and Stopped after having removed what was uploaded; AlreadyExists when this
+        attempt has committed that sequence number, or the id is taken; ValueError for what cannot be a
+        checkpoint. After another ObjectStoreError it may or may not exist: ask `manifests()`.
+        """
+        check_draft(draft, files)
+        for parts in self.manifests():
+            if parts.id == draft.id or (parts.attempt, parts.sequence) == (draft.attempt, draft.sequence):
+                raise AlreadyExists(f"{parts.name} has already been committed.")
+        return Upload(self._store, self._run, self._clock, should_stop).commit(draft, base, files)
+
+    def verify(self, manifest: Manifest) -> list[str]:
+        """What is wrong with the stored files, one sentence each, after reading all of them."""
+        problems = (self._file_problem(manifest, index) for index in range(len(manifest.files)))
+        return [problem for problem in problems if problem is not None]
+
+    def restore(
+        self, candidates: Iterable[NameParts], target_dir: Path, should_stop: ShouldStop = never
+    ) -> Restored | None:
+        """Restore the first intact one of `candidates`, which come as `eligible()` orders them.
+
+        It is put into the folder ``target_dir/<checkpoint id>``, verified, its files' times as they were. It
+        appears there in one step. If it is there already, it is verified and used. Damaged ones are passed
+        over, reported and left as they are. None when there are no candidates. Raises NothingIntact when all
+        are damaged, RestoreFailed when `target_dir` has no room or cannot be written, Stopped; and
+        ObjectStoreError when the store cannot be read: that says nothing about what is in it.
+        One restore at a time into one `target_dir`.
+        """
+        return Restore(self._store, self._run, self._clock, target_dir, should_stop).newest(candidates)
+
+    def write_end(self, attempt: int, record: msgspec.Struct | bytes) -> None:
+        """Store the attempt's final record, over one that is there."""
+        data = record if isinstance(record, bytes) else msgspec.json.encode(record)
+        self._store.put(end_name(attempt), data)
+
+    def read_end(self, attempt: int) -> bytes | None:
+        """The attempt's final record as stored; None when there is none."""
+        try:
+            return self._store.get(end_name(attempt))
+        except ObjectMissing:
+            return None
+
+    def _read_claim(self, attempt: int) -> Claim:
+        claim = decode_claim(self._store.get(claim_name(attempt)), attempt)
+        if claim.run != self._run:
+            raise ManifestDamaged(f"{claim_name(attempt)} is of another run, {claim.run!r}.")
+        return claim
+
+    def _refuse_older(self, attempt: int) -> None:
+        attempts = (parse_claim_name(info.key) for info in self._store.list(CLAIMS))
+        newest = max((found for found in attempts if found is not None), default=attempt)
+        if newest > attempt:
+            raise ClaimRefused(self._read_claim(newest))
+
+    def _file_problem(self, manifest: Manifest, index: int) -> str | None:
+        entry = manifest.files[index]
+        try:
+            size, sha256 = self._store.get_file(data_key(manifest.id, entry.path), _Nowhere())
+        except ObjectMissing:
+            return f"{entry.path!r} is missing."
+        return content_problem(entry, size, sha256)
+
+
+class _Nowhere(io.BytesIO):
+    """Takes everything, keeps nothing."""
+
+    def write(self, data: object, /) -> int:
+        return len(memoryview(data))  # type: ignore[arg-type]  # whatever the base class takes
+
+
+def _check_claim(claim: Claim) -> None:
+    """Raise ValueError for a claim that would be stored and then not be understood."""
+    parent = parse_name(claim.parent) if claim.parent is not None else None
+    if claim.parent is not None and (parent is None or parent.attempt >= claim.attempt):
+        raise ValueError(f"{claim.parent!r} cannot be the parent of attempt {claim.attempt}")
+    if parse_claim_name(claim_name(claim.attempt)) != claim.attempt:
+        raise ValueError(f"there is no attempt {claim.attempt}")

@@ -1,0 +1,26 @@
+"""Identifiers: safe in paths, routing keys and shell words. Pure; `draw.new_id` makes fresh ones."""
+
+from __future__ import annotations
+
+import re
+
+_ID = re.compile(r"[a-z]{1,8}-[0-9a-z]{4,32}(-[0-9]{1,6})?")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of an id (and is therefore safe as a file name or routing key)."""
+    return _ID.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a run or a project: 1-63 of a-z 0-9 . _ -, with a-z 0-9 at both ends."""
+    return _NAME.fullmatch(text) is not None
+
+
+def agent_id(run_id: str, attempt: int) -> str:
+    """The id of the agent (and of its machine) that serves `attempt` of `run_id`.
+
+    Derived, not drawn: a decision that is taken again after a crash names the same machine.
+    """
+    return f"agent-{run_id.split('-', 1)[1]}-{attempt}"

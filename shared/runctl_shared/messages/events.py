@@ -1,0 +1,180 @@
+"""Events: what agents tell the controller. Past tense."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from runctl_shared.messages.base import Body
+from runctl_shared.messages.fields import Bytes, Count, Moment, Path, Seconds, Sentence, Step, Word
+
+EndReason = Literal[
+    "succeeded", "user_error", "out_of_memory", "interrupted", "lost", "hardware_fault", "no_capacity",
+    "quota", "refused", "boot_failed", "stage_failed", "store_failed", "agent_failed", "stalled", "stopped",
+    "over_budget", "time_limit", "replaced",
+]  # fmt: skip
+"""Why an attempt ended: exactly one of these. What happens next is one table in the controller."""
+
+NoticeKind = Literal["interruption", "rebalance", "maintenance"]
+SaveCause = Literal["notice", "stop", "time_limit", "lease", "request"]
+
+
+class Registered(Body, frozen=True, kw_only=True):
+    """The agent is up. `capabilities` are the command kinds that it understands."""
+
+    protocol: Count
+    version: Word
+    capabilities: tuple[Word, ...]
+    hostname: Word = ""
+    boot_id: Word = ""
+    training: bool = False
+
+
+class Staged(Body, frozen=True, kw_only=True):
+    """Everything that can be done before the permission to train is done."""
+
+    seconds: Seconds = 0.0
+
+
+class Claimed(Body, frozen=True, kw_only=True):
+    """The attempt holds the lineage in the checkpoint store, from `parent` on (None: the beginning)."""
+
+    parent: Path | None
+
+
+class CheckpointRestored(Body, frozen=True, kw_only=True):
+    """A verified checkpoint lies on the machine's disk. `damaged`: newer ones that failed verification."""
+
+    manifest: Path
+    step: Step | None
+    size: Bytes
+    seconds: Seconds
+    damaged: tuple[Sentence, ...] = ()
+
+
+class TrainingStarted(Body, frozen=True, kw_only=True):
+    """The command runs. `resumed_from`: the manifest it was given, None when it starts from the beginning."""
+
+    pid: Count
+    resumed_from: Path | None
+    restored_step: Step | None
+
+
+class FirstStepSeen(Body, frozen=True, kw_only=True):
+    """The first step that the training reported in this attempt: the proof that it resumed, or did not."""
+
+    step: Step
+    restored_step: Step | None
+    seconds: Seconds
+
+
+class SaveAsked(Body, frozen=True, kw_only=True):
+    """The training was asked to save: `signal` was sent to `pids`."""
+
+    cause: SaveCause
+    signal: Word
+    pids: tuple[Count, ...]
+    seconds_after_cause: Seconds
+
+
+class CheckpointCommitted(Body, frozen=True, kw_only=True):
+    """A complete checkpoint is verified and stored: its manifest exists.
+
+    `save_seconds`: from the request to save to the last write (None when none was asked for).
+    """
+
+    manifest: Path
+    step: Step | None
+    epoch: float | None
+    size: Bytes
+    files: Count
+    format: Word
+    trigger: Literal["periodic", "notice", "stop", "final"]
+    upload_seconds: Seconds
+    save_seconds: Seconds | None = None
+    written_at: Moment
+
+
+class CheckpointFailed(Body, frozen=True, kw_only=True):
+    """A checkpoint could not be stored. The training goes on; the next one is tried."""
+
+    root: Path
+    reason: Sentence
+
+
+class NoticeReceived(Body, frozen=True, kw_only=True):
+    """Word that the machine will be taken. `deadline`: seconds from now (None: no time was named).
+
+    `seen_after`: seconds from the provider's publishing it, as far as that is known.
+    """
+
+    notice: Word
+    kind: NoticeKind
+    action: Word
+    deadline: Seconds | None
+    source: Word
+
+
+class NoticeWithdrawn(Body, frozen=True, kw_only=True):
+    """The provider no longer serves the notice."""
+
+    notice: Word
+
+
+class CommandNotSupported(Body, frozen=True, kw_only=True):
+    """An unknown command came. Nothing was done."""
+
+    command: Word
+    kind: Word
+
+
+class AttemptEnded(Body, frozen=True, kw_only=True):
+    """The training is not running and will not run again in this attempt; everything that could be stored is.
+
+    `exit_code` or `signal` are the training's own. `lost_seconds` and `lost_steps`: work since the newest
+    verified checkpoint. `detail` says in a sentence what happened.
+    """
+
+    reason: EndReason
+    exit_code: int | None = None
+    signal: Word | None = None
+    last_step: Step | None = None
+    saved_step: Step | None = None
+    lost_seconds: Seconds = 0.0
+    lost_steps: Count | None = None
+    detail: Sentence = ""
+
+
+class Heartbeat(Body, frozen=True, kw_only=True):
+    """How it goes. Only the newest matters; it bypasses the core unless it changes a state.
+
+    `at_risk_seconds`: training done since the newest verified checkpoint. `last_sequence`: the newest event
+    on record here, so that a gap is noticed. `lease_left`: seconds until the machine ends itself.
+    """
+
+    phase: Word
+    step: Step | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    saved_step: Step | None = None
+    at_risk_seconds: Seconds = 0.0
+    cpu_percent: float | None = None
+    memory_percent: float | None = None
+    disk_free: Bytes | None = None
+    training_rss: Bytes | None = None
+    lease_left: Seconds = 0.0
+    last_sequence: Count = 0
+
+
+class OutputSeen(Body, frozen=True, kw_only=True):
+    """A piece of the training's own output, sent only while somebody follows it. `offset` in bytes."""
+
+    offset: Bytes
+    data: bytes
+
+
+EVENTS: tuple[type[Body], ...] = (
+    Registered, Staged, Claimed, CheckpointRestored, TrainingStarted, FirstStepSeen, SaveAsked,
+    CheckpointCommitted, CheckpointFailed, NoticeReceived, NoticeWithdrawn, CommandNotSupported, AttemptEnded,
+)  # fmt: skip
+UNNUMBERED: tuple[type[Body], ...] = (Heartbeat, OutputSeen)
+"""Sent beside the numbered events: may be lost."""

@@ -1,0 +1,185 @@
+"""Replies to requests, and what is published on the feed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from runctl_shared.messages.base import Body
+from runctl_shared.messages.fields import Attempt, Bytes, Count, Moment, Path, Seconds, Sentence, Step, Word
+from runctl_shared.spec import RunSpec
+
+
+class Failed(Body, frozen=True, kw_only=True):
+    """The request was not carried out. `code`: usage, not_found, refused, provider, no_controller, store,
+    error; `what` and `mend` are sentences."""
+
+    code: Word
+    what: Sentence
+    mend: Sentence = ""
+
+
+class Done(Body, frozen=True, kw_only=True):
+    """The request is on record and will be carried out. `note`: what happens next, in a sentence."""
+
+    run: Word = ""
+    note: Sentence = ""
+
+
+class RunView(Body, frozen=True, kw_only=True):
+    """A run in one line. `at_risk_seconds`, `step`, `loss`: from the newest heartbeat. `dollars`: so far."""
+
+    run: Word
+    name: Word
+    project: Word
+    state: Word
+    why: Sentence = ""
+    attempt: Attempt = 0
+    phase: Word = ""
+    step: Step | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    saved_step: Step | None = None
+    at_risk_seconds: Seconds = 0.0
+    unheard: bool = False
+    dollars: float = 0.0
+    created_at: Moment = 0.0
+    ended_at: Moment | None = None
+    exit_code: int | None = None
+
+
+class RunList(Body, frozen=True, kw_only=True):
+    runs: tuple[RunView, ...]
+
+
+class AttemptView(Body, frozen=True, kw_only=True):
+    attempt: Attempt
+    state: Word
+    reason: Word | None = None
+    detail: Sentence = ""
+    exit_code: int | None = None
+    signal: Word | None = None
+    unheard: bool = False
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
+    resumed_from: Path | None = None
+    restored_step: Step | None = None
+    first_step: Step | None = None
+    last_step: Step | None = None
+    saved_step: Step | None = None
+    lost_seconds: Seconds | None = None
+    lost_steps: Count | None = None
+
+
+class MachineView(Body, frozen=True, kw_only=True):
+    machine: Word
+    attempt: Attempt
+    provider: Word
+    provider_id: Word = ""
+    state: Word
+    cause: Word | None = None
+    launched_at: Moment | None = None
+    ended_at: Moment | None = None
+
+
+class IntervalView(Body, frozen=True, kw_only=True):
+    """A priced interval of the ledger. `use`: boot, staging, waiting, training, saving, lost or idle."""
+
+    machine: Word
+    attempt: Attempt
+    use: Word
+    start: Moment
+    end: Moment | None
+    price: float
+
+
+class StoryView(Body, frozen=True, kw_only=True):
+    """Something that happened. `actor`: who did it (a user, the lifecycle, an agent, the provider)."""
+
+    at: Moment
+    attempt: Attempt
+    kind: Word
+    text: Sentence
+    actor: Word
+    data: dict[str, object] = msgspec.field(default_factory=dict)
+
+
+class RunDetail(Body, frozen=True, kw_only=True):
+    run: RunView
+    spec: RunSpec
+    attempts: tuple[AttemptView, ...]
+    machines: tuple[MachineView, ...]
+    ledger: tuple[IntervalView, ...]
+    story: tuple[StoryView, ...]
+
+
+class CheckpointView(Body, frozen=True, kw_only=True):
+    """A committed checkpoint. `eligible`: of the newest claim's lineage, so that it may be restored."""
+
+    manifest: Path
+    attempt: Attempt
+    step: Step | None
+    epoch: float | None = None
+    size: Bytes
+    files: Count
+    format: Word
+    trigger: Word
+    committed_at: Moment
+    eligible: bool
+    where: Path = ""
+
+
+class CheckpointList(Body, frozen=True, kw_only=True):
+    checkpoints: tuple[CheckpointView, ...]
+    store: Path
+
+
+class LogPiece(Body, frozen=True, kw_only=True):
+    """`data` begins at `offset` of the attempt's output; `size`: what is stored of it by now. `attempts`: all
+    that have output."""
+
+    attempt: Attempt
+    offset: Bytes
+    data: bytes
+    size: Bytes
+    attempts: tuple[Attempt, ...] = ()
+
+
+class Status(Body, frozen=True, kw_only=True):
+    """The controller: its process, its store and bus, and whether anything is left to do."""
+
+    pid: Count
+    version: Word
+    installation: Word
+    started_at: Moment
+    embedded: bool
+    unfinished: Count
+    machines: Count
+    bus: Word
+    state_dir: Path
+
+
+class RunChanged(Body, frozen=True, kw_only=True):
+    """On the feed: something happened to a run."""
+
+    story: StoryView
+    view: RunView
+
+
+class OutputRelayed(Body, frozen=True, kw_only=True):
+    """On the feed: a piece of a run's output, in order of `offset`; a gap means that pieces were dropped."""
+
+    attempt: Attempt
+    offset: Bytes
+    data: bytes
+
+
+class ProgressSeen(Body, frozen=True, kw_only=True):
+    """On the feed: a heartbeat of a run that somebody follows."""
+
+    view: RunView
+
+
+REPLIES: tuple[type[Body], ...] = (
+    Failed, Done, RunList, RunDetail, CheckpointList, LogPiece, Status,
+)  # fmt: skip
+FEED: tuple[type[Body], ...] = (RunChanged, OutputRelayed, ProgressSeen)

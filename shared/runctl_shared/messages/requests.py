@@ -1,0 +1,96 @@
+"""Requests: what clients (the command line, or anybody's automation) ask of the controller."""
+
+from __future__ import annotations
+
+from runctl_shared.messages.base import Body
+from runctl_shared.messages.fields import Attempt, Count, Seconds, Word
+from runctl_shared.spec import RunSpec
+
+
+class SubmitRun(Body, frozen=True, kw_only=True):
+    """Start a run. The client draws the run's id, so that asking again is the same run."""
+
+    spec: RunSpec
+
+
+class ListRuns(Body, frozen=True, kw_only=True):
+    """Runs, newest first. `all`: finished ones too."""
+
+    all: bool = True
+    limit: Count = 100
+    project: Word | None = None
+
+
+class ShowRun(Body, frozen=True, kw_only=True):
+    """One run with its attempts, machines, checkpoints and story. `run`: id or name."""
+
+    run: Word
+    story: Count = 200
+
+
+class StopRun(Body, frozen=True, kw_only=True):
+    """Save, then end; the run is paused and can be resumed."""
+
+    run: Word
+
+
+class CancelRun(Body, frozen=True, kw_only=True):
+    """End the run for good; what is complete is still stored. Refused while it trains, or may be training,
+    unless `force` is set."""
+
+    run: Word
+    force: bool = False
+
+
+class ResumeRun(Body, frozen=True, kw_only=True):
+    """Go on with a run that is paused, stuck, failed or cancelled."""
+
+    run: Word
+
+
+class InterruptRun(Body, frozen=True, kw_only=True):
+    """A drill: have the machine taken away after `notice` seconds, with the provider's notice to it."""
+
+    run: Word
+    notice: Seconds = 120.0
+
+
+class ListCheckpoints(Body, frozen=True, kw_only=True):
+    """The committed checkpoints of a run, newest first."""
+
+    run: Word
+
+
+class ReadLog(Body, frozen=True, kw_only=True):
+    """A piece of an attempt's output as it lies in the checkpoint store. `attempt` 0: the newest."""
+
+    run: Word
+    attempt: Attempt = 0
+    offset: Count = 0
+    limit: Count = 262_144
+
+
+class FollowRun(Body, frozen=True, kw_only=True):
+    """Have a run's output on the feed for `seconds` from now; repeat to go on. `offset`: already seen of the
+    newest attempt's output, in bytes."""
+
+    run: Word
+    seconds: Seconds = 15.0
+    offset: Count = 0
+
+
+class ControllerStatus(Body, frozen=True, kw_only=True):
+    """How the controller is."""
+
+
+class StopController(Body, frozen=True, kw_only=True):
+    """End the controller's process. Training goes on. Refused when `force` is not set and a run would be
+    left without anybody to resume it."""
+
+    force: bool = False
+
+
+REQUESTS: tuple[type[Body], ...] = (
+    SubmitRun, ListRuns, ShowRun, StopRun, CancelRun, ResumeRun, InterruptRun, ListCheckpoints, ReadLog,
+    FollowRun, ControllerStatus, StopController,
+)  # fmt: skip

@@ -1,0 +1,83 @@
+"""What every test can ask for, and the promise that a test run leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runctl_testing.broker import Broker, Unavailable, new_broker
+from runctl_testing.guard import Guard
+from runctl_testing.leftovers import SESSION, describe, marked
+
+_GUARD = pytest.StashKey[Guard]()
+_LEFT = pytest.StashKey[list[str]]()
+_FOLDER = pytest.StashKey[Path]()
+
+
+@pytest.fixture(scope="session")
+def amqp_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a RabbitMQ that all tests share: name what you declare so that nobody else's test has it."""
+    given = os.environ.get("RUNCTL_TEST_AMQP_URL")
+    if given:
+        yield given
+        return
+    broker = _broker(request)
+    try:
+        broker.start()
+        yield broker.url
+    finally:
+        broker.close()
+
+
+@pytest.fixture
+def private_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """A started RabbitMQ of this test alone, to stop, kill and start again. Takes some 5-10 s to boot."""
+    broker = _broker(request)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.close()
+
+
+def _broker(request: pytest.FixtureRequest) -> Broker:
+    folder = Path(tempfile.mkdtemp(prefix="broker-", dir=request.config.stash[_FOLDER]))
+    try:
+        return new_broker(folder)
+    except Unavailable as error:
+        if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+            pytest.fail(f"in CI the broker must be there: {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    mark = secrets.token_hex(8)
+    folder = Path(tempfile.mkdtemp(prefix="runctl-tests-"))
+    os.environ[SESSION] = mark
+    session.config.stash[_FOLDER] = folder
+    session.config.stash[_GUARD] = Guard(SESSION, mark, folder)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Whatever a test started must have ended by now; what has not fails the run, by name, and is ended."""
+    # What was told to end a moment ago may still be at it.
+    _, left = psutil.wait_procs(list(marked(SESSION, os.environ[SESSION])), timeout=10)
+    session.config.stash[_LEFT] = [describe(process) for process in left if process.is_running()]
+    if session.config.stash[_LEFT]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    session.config.stash[_GUARD].close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    left = config.stash.get(_LEFT, [])
+    if left:
+        terminalreporter.section("processes left behind by the tests", red=True)
+        for line in left:
+            terminalreporter.line(line)
