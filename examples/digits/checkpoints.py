@@ -54,7 +54,9 @@ def read_arrays(path: Path) -> Arrays:
         with archive:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
-        raise Refused(f"cannot read the checkpoint {str(path)!r}: {error.strerror or error}") from error
+        raise Refused(
+            f"cannot read the checkpoint {str(path)!r} ({error.strerror or error}): resume from another one"
+        ) from error
     # the ways in which NumPy and zipfile complain about bytes that are not what was written
     except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise Refused(
@@ -80,7 +82,7 @@ def load_checkpoint(path: Path, recipe: Recipe) -> State:
         state.order[...] = stored["order"]
         state.rng.bit_generator.state = json.loads(str(stored["rng"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise Refused(f"{str(path)!r} is not a checkpoint of this script") from error
+        raise Refused(f"{str(path)!r} is not a checkpoint of this script: resume from another one") from error
     state.step, state.epoch = int(stored["step"]), int(stored["epoch"])
     state.position = int(stored["position"])
     return state
@@ -112,10 +114,12 @@ def find_checkpoint(path: Path) -> Path:
     try:
         names = os.listdir(path)
     except OSError as error:
-        raise Refused(f"cannot read the folder {str(path)!r}: {error.strerror}") from error
+        raise Refused(
+            f"cannot read the folder {str(path)!r} ({error.strerror}): resume from another"
+        ) from error
     found = [path / name for name in names if name == FINAL_NAME or CHECKPOINT_NAME.fullmatch(name)]
     if not found:
-        raise Refused(f"the folder {str(path)!r} holds no checkpoint (step-….npz, {FINAL_NAME})")
+        raise Refused(f"the folder {str(path)!r} holds no checkpoint: name one that does")
     return max(found, key=step_of)
 
 
@@ -152,7 +156,9 @@ class Folder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Refused(f"cannot make the folder {str(path)!r}: {error.strerror}") from error
+            raise Refused(
+                f"cannot make the folder {str(path)!r} ({error.strerror}): choose another with --out"
+            ) from error
         if not os.access(path, os.W_OK | os.X_OK):
             raise Refused(f"cannot write to the folder {str(path)!r}: choose another with --out")
 

@@ -193,7 +193,10 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"train.py: cannot save to {str(options.out)!r}: {error.strerror}", file=sys.stderr)
+        print(
+            f"train.py: cannot save to {str(options.out)!r} ({error.strerror}): mend that and resume",
+            file=sys.stderr,
+        )
         return 1
 
 

@@ -26,7 +26,9 @@ class Training:
     """The real script as a process of its own; its output is read up to where a test wants to act."""
 
     def __init__(self, out: Path | None, *options: str, **environment: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RUNCTL_")}
+        # nor what would flush each line in the script's stead
+        ours = ("RUNCTL_", "PYTHONUNBUFFERED")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *(["--out", str(out)] if out else []), *options],
             env=clean | environment,
@@ -129,6 +131,7 @@ def test_finished_then_given_more_epochs_then_stopped_by_sigterm(
     assert first_step(output) == 91
     saved = steps_saved(tmp_path)[-1]
     assert saved == int(STEPS.findall(output)[-1])  # where it stopped, not some step before
+    assert saved < 300  # a line that waited for a full buffer would have reached us later than that
 
     code, output, errors = train(
         tmp_path / "else",

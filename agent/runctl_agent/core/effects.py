@@ -30,7 +30,7 @@ class SendAgain(Effect, frozen=True, kw_only=True):
 
 class Follow(Effect, frozen=True, kw_only=True):
     seconds: float
-    offset: int
+    offset: int | None
 
 
 class Stage(Effect, frozen=True, kw_only=True):

@@ -19,11 +19,12 @@ MARKS = ("RUNCTL_RUN", "RUNCTL_ATTEMPT")
 
 
 def end_all(record: Record, marks: Mapping[str, str], clock: Clock, timeout: float) -> tuple[int, ...]:
-    """SIGKILL all processes of the training, again and again until none is left; the ids of those that outlived
-    `timeout` seconds (the kernel ends no process that waits for a dead disk).
+    """SIGKILL all processes of the training, again and again until none is left; the ids of those that
+    outlived `timeout` seconds (the kernel ends no process that waits for a dead disk).
 
-    They are found by four traces, since a process can lose any of them: descent from the training, descent from
-    its minder (which adopts orphans), the training's session, and the attempt's `marks` in the environment.
+    They are found by four traces, since a process can lose any of them: descent from the training, descent
+    from its minder (which adopts orphans), the training's session, and the attempt's `marks` in the
+    environment.
     """
     deadline = clock.monotonic() + timeout
     while True:
@@ -66,9 +67,7 @@ def belongings(record: Record, marks: Mapping[str, str]) -> list[tuple[int, int]
         and stat.pid not in spared
         and stat.start >= record.start
         and (
-            stat.pid in family
-            or (same_session and stat.session == record.pid)
-            or _is_marked(stat.pid, marks)
+            stat.pid in family or (same_session and stat.session == record.pid) or _is_marked(stat.pid, marks)
         )
     ]
 

@@ -1,15 +1,16 @@
 """Runs one training and remembers how it ended, whatever becomes of the agent.
 
-Started as `python -I -S minder.py`, it needs nothing but the standard library, and little of that: it stays as
-long as the training does, beside it. Importing it does nothing; the agent shares its small file helpers.
+Started as `python -I -S minder.py`, it needs nothing but the standard library, and little of that: it stays
+as long as the training does, beside it. Importing it does nothing; the agent shares its small file helpers.
 
-Its order comes on standard input as NUL-ended words: the state file, the working directory, the number of
-words of the command and that of the environment, those words, then the environment as NAME=VALUE. Its answer, one line on standard output,
-is `started` or `failed STAGE ERRNO`. Standard error is the training's output.
+Its order comes on standard input as NUL-ended words: the state file, the working directory, how many words
+the command has, how many variables the environment has, then all those (the variables as NAME=VALUE). Its
+answer, one line on standard output, is `started` or `failed STAGE ERRNO`. Standard error is the training's
+output.
 
 The first argument is the number of a file descriptor that holds an exclusive lock, taken by the agent. The
-minder lets go of it after it has written how the training ended, and the kernel does so should the minder die:
-who waits for the lock therefore waits for the end, without asking again and again.
+minder lets go of it after it has written how the training ended, and the kernel does so should the minder
+die: who waits for the lock therefore waits for the end, without asking again and again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def boot_id() -> str:
 
 
 def start_time(pid: int) -> int:
-    """Clock ticks from boot to the start of `pid`; with the pid it names one process. OSError when it is gone."""
+    """Clock ticks from boot to the start of `pid`: both name one process. OSError when it is gone."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return int(file.read().rpartition(b")")[2].split()[19])
 
@@ -41,7 +42,7 @@ def write_durably(path: str, text: str) -> None:
 
 
 def reserve(path: str, size: int) -> None:
-    """Make room for `size` bytes, so that a later `_fill` needs no new block on a disk filled up meanwhile."""
+    """Make room for `size` bytes, so that a later `_fill` needs no new block on a disk full by then."""
     fd = os.open(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         os.write(fd, b"\n" * size)
@@ -146,7 +147,7 @@ def _become(go: int, trouble: int, cwd: bytes, argv: list[bytes], env: list[byte
         os.chdir(cwd)
         stage = "exec"
         pairs = (entry.partition(b"=") for entry in env)
-        os.execvpe(argv[0], argv, {name: value for name, _, value in pairs})
+        os.execvpe(argv[0], argv, {name: value for name, _, value in pairs})  # noqa: S606  the whole point
     except OSError as error:
         number = error.errno or 0
     except BaseException:  # nothing of the minder may go on in the child
@@ -156,7 +157,7 @@ def _become(go: int, trouble: int, cwd: bytes, argv: list[bytes], env: list[byte
 
 
 def _answer(text: str) -> None:
-    try:
+    try:  # noqa: SIM105  contextlib would cost the minder memory
         os.write(1, text.encode() + b"\n")
     except OSError:
         pass  # the agent is gone; the next one reads the record
@@ -175,7 +176,7 @@ def _mind(child: int, exit_file: str, lock: int) -> None:
         if pid != child:
             continue
         code = os.waitstatus_to_exitcode(status)
-        try:
+        try:  # noqa: SIM105  contextlib would cost the minder memory
             _fill(exit_file, f"signal={-code}\n" if code < 0 else f"code={code}\n")
         except OSError:
             pass  # its folder is gone: reported as an unknown exit

@@ -14,7 +14,7 @@ from runctl_agent.trainer.targets import RANK_VARIABLES, Process
 
 @dataclass(frozen=True)
 class Stat:
-    """One process. `start` is in clock ticks from boot; (pid, start) names it for as long as the boot lasts."""
+    """One process. `start` is in clock ticks from boot; (pid, start) names it within this boot."""
 
     pid: int
     ppid: int
@@ -146,7 +146,7 @@ def _poll_gone(pid: int, start: int, timeout: float | None) -> bool:
 
 
 def _open_handle(pid: int) -> int | None:
-    """A file descriptor that stands for the process whatever becomes of its id; None where there is no such thing."""
+    """Stands for the process whatever becomes of its id; None where the kernel has no such thing."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:

@@ -16,7 +16,7 @@ from runctl_shared.errors import StoreUnusable
 
 @dataclass(frozen=True)
 class Record:
-    """A training: its process and its minder's, each as (process id, start time), and the boot they are of."""
+    """A training: its process and its minder's, each as (id, start time), and the boot they are of."""
 
     pid: int
     start: int
@@ -47,8 +47,8 @@ def read_record(state: Path) -> Record | None:
     if fields is None:
         return None
     try:
-        numbers = [int(fields[name]) for name in ("pid", "start", "minder", "minder_start")]
-        return Record(*numbers, boot=fields["boot"])
+        pid, start, minder, its_start = (int(fields[n]) for n in ("pid", "start", "minder", "minder_start"))
+        return Record(pid, start, minder, its_start, fields["boot"])
     except (KeyError, ValueError):
         raise _damaged(state) from None
 
@@ -60,21 +60,20 @@ def read_exit(state: Path) -> Exit | None:
     if fields is None:
         return None
     try:
-        (name, value) = fields.popitem()
-        return Exit(**{{"code": "code", "signal": "signal"}[name]: int(value)})
+        return Exit(int(fields["code"])) if "code" in fields else Exit(None, int(fields["signal"]))
     except (KeyError, ValueError):
         raise _damaged(path) from None
 
 
 def forget(state: Path) -> None:
-    """Remove what an earlier training left, its exit last seen included. The lock file stays: others may wait at it."""
+    """Remove what an earlier training left. The lock file stays, since others may wait at it."""
     for path in (state, exit_path(state)):
         for each in (path, path.with_name(path.name + ".tmp")):
             each.unlink(missing_ok=True)
 
 
 def take_lock(state: Path) -> int:
-    """The file descriptor of the lock, held. Raises BlockingIOError while a training or its end is going on."""
+    """The file descriptor of the lock, held. Raises BlockingIOError while a training has it."""
     fd = os.open(lock_path(state), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

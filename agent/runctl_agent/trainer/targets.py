@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from posixpath import basename
 
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+RANK_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "SLURM_PROCID",
+)
 """Launchers set one or more of these for each process that they start."""
 
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "fish", "ash", "busybox", "tcsh", "csh"}
@@ -18,12 +25,13 @@ _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "mksh", "fish", "ash", "busybox",
 # Programs that run another one and are never the training themselves.
 _WRAPPERS = _SHELLS | {
     "env", "nice", "ionice", "chrt", "taskset", "numactl", "time", "timeout", "nohup", "setsid", "stdbuf",
-    "script", "unbuffer", "catchsegv", "flock", "sudo", "su", "doas", "runuser", "tini", "dumb-init", "catatonit",
-    "unshare", "nsenter", "chroot", "bwrap", "strace", "ltrace", "perf", "gdb", "nsys", "ncu", "py-spy", "memray",
-    "uv", "uvx", "poetry", "pipenv", "pdm", "hatch", "rye", "pixi", "conda", "mamba", "micromamba", "dotenv", "direnv",
-    "make", "just", "task", "xargs", "parallel", "ssh", "srun", "mpirun", "mpiexec", "mpiexec.hydra", "orterun",
-    "prterun", "orted", "prted", "hydra_pmi_proxy", "torchrun", "accelerate", "deepspeed", "horovodrun", "composer",
-    "colossalai", "singularity", "apptainer",
+    "script", "unbuffer", "catchsegv", "flock", "sudo", "su", "doas", "runuser", "tini", "dumb-init",
+    "catatonit", "unshare", "nsenter", "chroot", "bwrap", "strace", "ltrace", "perf", "gdb", "nsys",
+    "ncu", "py-spy", "memray", "uv", "uvx", "poetry", "pipenv", "pdm", "hatch", "rye", "pixi", "conda",
+    "mamba", "micromamba", "dotenv", "direnv", "make", "just", "task", "xargs", "parallel", "ssh", "srun",
+    "mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "orted", "prted", "hydra_pmi_proxy",
+    "torchrun", "accelerate", "deepspeed", "horovodrun", "composer", "colossalai", "singularity",
+    "apptainer",
 }  # fmt: skip
 
 # The same, as `python -m …`.
@@ -35,10 +43,11 @@ _WRAPPER_MODULES = {
 
 # Companions in scripts and pipelines, never the training.
 _HELPERS = {
-    "tee", "cat", "grep", "egrep", "fgrep", "rg", "sed", "awk", "gawk", "mawk", "tr", "cut", "sort", "uniq", "wc", "head",
-    "tail", "less", "more", "ts", "split", "gzip", "pigz", "zstd", "xz", "logger", "multilog", "rotatelogs", "pv", "sleep",
-    "date", "watch", "top", "htop", "nvtop", "nvidia-smi", "dcgmi", "vmstat", "iostat", "free", "tensorboard", "ray",
-    "aws", "gsutil", "gcloud", "azcopy", "rclone", "rsync", "s5cmd", "inotifywait", "ssh-agent", "dbus-daemon",
+    "tee", "cat", "grep", "egrep", "fgrep", "rg", "sed", "awk", "gawk", "mawk", "tr", "cut", "sort",
+    "uniq", "wc", "head", "tail", "less", "more", "ts", "split", "gzip", "pigz", "zstd", "xz", "logger",
+    "multilog", "rotatelogs", "pv", "sleep", "date", "watch", "top", "htop", "nvtop", "nvidia-smi",
+    "dcgmi", "vmstat", "iostat", "free", "tensorboard", "aws", "gsutil", "gcloud", "azcopy", "rclone",
+    "rsync", "s5cmd", "inotifywait", "ssh-agent", "dbus-daemon",
 }  # fmt: skip
 
 _INTERPRETERS = ("python", "pypy", "julia", "Rscript", "node", "java", "ruby", "perl", "lua")
@@ -56,10 +65,10 @@ class Process:
 
 
 def save_targets(root: int, processes: Sequence[Process]) -> tuple[Process, ...]:
-    """Whom to signal so that the training under `root` saves; empty only when `root` is not among `processes`.
+    """Whom to signal so that the training under `root` saves; empty only when `root` is not in `processes`.
 
-    A rank is a process that has a rank which its parent has not: its workers inherit it. Where there are ranks,
-    it is they (each followed inwards through its own wrappers); else the innermost command under `root`.
+    A rank is a process that has a rank which its parent has not: its workers inherit it. Where there are
+    ranks, it is they (each followed inwards through its own wrappers); else the innermost command.
     """
     tree = _Tree(processes)
     if root not in tree.by_pid:
@@ -88,8 +97,8 @@ class _Tree:
         return [target for rank in ranks for target in self._within_rank(rank)]
 
     def _within_rank(self, rank: Process) -> list[Process]:
-        # `mpirun` with one `torchrun` a node: a rank that launches ranks. Any other rank that starts processes
-        # of another rank (an evaluation, an inference server) is itself what trains.
+        # `mpirun` with one `torchrun` a node: a rank that launches ranks. Any other rank that starts
+        # processes of another rank (an evaluation, an inference server) is itself what trains.
         return self.ranks_or_innermost(rank) if is_wrapper(rank) else [rank]
 
     def _ranks_below(self, top: Process) -> list[Process]:
@@ -128,7 +137,9 @@ class _Tree:
             return True
         # `( while sleep 10; do nvidia-smi; done ) &` is a copy of its script that runs helpers only.
         below = self.children.get(process.pid, [])
-        return _program(process) in _SHELLS and bool(below) and all(self._only_helps(child) for child in below)
+        return (
+            _program(process) in _SHELLS and bool(below) and all(self._only_helps(child) for child in below)
+        )
 
     def _trains(self, process: Process) -> bool:
         """Whether an interpreter runs in it or below it."""
@@ -147,13 +158,9 @@ def is_wrapper(process: Process) -> bool:
         return True
     if not _program(process).startswith(("python", "pypy")):
         return False
-    arguments = process.argv[1:]
-    if "-m" in arguments[:4]:
-        module = arguments[arguments.index("-m") + 1 :][:1]
-        return bool(module) and module[0] in _WRAPPER_MODULES
+    module, script = _entry(process)
     # Their commands are Python scripts: `python /opt/conda/bin/torchrun train.py`.
-    script = next((word for word in arguments if not word.startswith("-")), "")
-    return basename(script) in _WRAPPERS
+    return module in _WRAPPER_MODULES or basename(script) in _WRAPPERS
 
 
 def _program(process: Process) -> str:
@@ -167,18 +174,26 @@ def _interpreter(process: Process) -> bool:
 def _script(process: Process) -> str:
     if not _program(process).startswith(_INTERPRETERS):
         return ""
-    words = process.argv[1:]
-    for at, word in enumerate(words):
+    module, script = _entry(process)
+    return f"-m {module}" if module else basename(script)
+
+
+def _entry(process: Process) -> tuple[str, str]:
+    """(module, script) of an interpreter's command line: one of them, or neither (`-c`)."""
+    words = iter(process.argv[1:])
+    for word in words:
         if word == "-m":
-            return "-m " + " ".join(words[at + 1 : at + 2])
+            return next(words, ""), ""
         if word in ("-c", "-e"):
-            return word
-        if not word.startswith("-"):
-            return basename(word)
-    return ""
+            break
+        if word in ("-W", "-X"):
+            next(words, "")
+        elif not word.startswith("-"):
+            return "", word
+    return "", ""
 
 
 def _same_command(one: Process, other: Process) -> bool:
-    if one is other:
+    if one.argv == other.argv:
         return True
     return bool(_script(one)) and (_program(one), _script(one)) == (_program(other), _script(other))

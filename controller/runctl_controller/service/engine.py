@@ -33,7 +33,7 @@ class Engine:
         self._world = world
 
     def handle(self, run: str, given: Input, outgoing: int | None = None) -> Outcome | None:
-        """Take `given` into account; `outgoing` is the outbox entry whose outcome it is. None: no such run."""
+        """Act on `given`; `outgoing` is the outbox entry whose outcome it is. None: no such run."""
         with self._store.transaction() as tx:
             record = tx.load(run)
             if record is None:

@@ -1,4 +1,4 @@
-"""The store in memory: the fake for tests and for the simulation. Keeps state, and can fail once on request."""
+"""The store in memory: the fake for tests and the simulation. Keeps state, fails once on request."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-from runctl_shared.checkpoints.durable import FULL, publish, write_all
+from runctl_shared.checkpoints.durable import FULL, open_regular, publish, write_all
 from runctl_shared.checkpoints.hashing import HashingReader
 from runctl_shared.checkpoints.keys import TEMPORARIES, check_key, check_prefix
 from runctl_shared.checkpoints.objects import (
@@ -39,7 +39,6 @@ _REFUSED = frozenset(
     }
 )
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe in a file's place must not block
 
 
 class DirectoryStore:
@@ -69,10 +68,7 @@ class DirectoryStore:
 
     def put_file(self, key: str, path: Path) -> tuple[int, str]:
         check_key(key)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with FileIO(descriptor) as source:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FileNotFoundError(errno.ENOENT, "Not a regular file", str(path))
+        with FileIO(open_regular(path)) as source:
             reader = HashingReader(source)
             self._store(key, reader, if_absent=False)
         return reader.result
@@ -162,14 +158,11 @@ class DirectoryStore:
         path = self._path(key)
         with self._failures():
             try:
-                descriptor = os.open(path, _READ)
+                descriptor = open_regular(path, os.O_NOFOLLOW)
             except (FileNotFoundError, NotADirectoryError):
                 self._require_root()
                 raise ObjectMissing(f"{key!r} is not in {self._root}.") from None
-        file = FileIO(descriptor)
-        with file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ObjectMissing(f"{key!r} is not in {self._root}.")
+        with FileIO(descriptor) as file:
             yield file
 
     def _walk(self, folder: Path, above: str, start: str) -> Iterator[ObjectInfo]:

@@ -1,13 +1,27 @@
-"""Writing to a local file system so that it survives the loss of power."""
+"""Files on a local file system: read as files only, written so that they survive the loss of power."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a write fails with when there is no room (EFBIG: a limit on the size of files)."""
+
+_TRIES = 100
+
+
+def open_regular(path: Path, flags: int = 0) -> int:
+    """A descriptor to read the file `path`. Raises FileNotFoundError for what is not a regular file."""
+    # A pipe in a file's place must not block.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, "Not a regular file", str(path))
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -50,20 +64,20 @@ def publish(root: Path, temporary: Path, target: Path, *, if_absent: bool) -> No
 
     With `if_absent`, raises FileExistsError when the name is taken. `temporary` may be left over.
     """
-    for tries_left in (2, 1, 0):
-        make_folders(root, target.parent)
+    for tries_left in reversed(range(_TRIES)):
         try:
+            make_folders(root, target.parent)
             if if_absent:
                 _link(temporary, target)
             else:
                 os.rename(temporary, target)
+            break
         except FileNotFoundError:
-            # Somebody deleted the last object in that folder, and the folder with it.
+            # Whoever deletes the last object in a folder removes the folder, perhaps just now.
             if not tries_left:
                 raise
-        else:
-            sync_folder(target.parent)
-            return
+    with suppress(FileNotFoundError):  # deleted already, folder and all
+        sync_folder(target.parent)
 
 
 def _link(temporary: Path, target: Path) -> None:

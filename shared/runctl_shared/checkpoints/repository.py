@@ -88,7 +88,7 @@ class RunRepository:
         return {attempt: self._read_claim(attempt) for attempt in attempts if attempt is not None}
 
     def claim(self, attempt: int, agent: str, parent: str | None, now: float) -> Claim:
-        """Claim the lineage for `attempt`, which starts from `parent`: a manifest's name, or None, the beginning.
+        """Claim the lineage for `attempt`, which starts from `parent` (a manifest's name; None: from nothing).
 
         Returns the claim as stored: an agent that claimed before and crashed gets that one again, with that
         parent. `now` is UTC seconds. Raises ClaimRefused when another agent holds this attempt, or a newer

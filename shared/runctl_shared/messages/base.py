@@ -18,7 +18,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """Who says it, about what, and which one it is.
 
     `id` is for de-duplication: the same message sent again has the same id. `sequence` counts an agent's
-    events from 1 without gaps (0 for everything else). `sent` is when it was first put on record.
+    events from 1 without gaps (0 for everything else). `sent` is when it was first put on record. `actor` is
+    who asks, in a client's request: for the record, no proof.
     """
 
     v: int = PROTOCOL
@@ -29,3 +30,4 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     agent: Word = ""
     sequence: Count = 0
     sent: Moment = 0.0
+    actor: Word = ""

@@ -43,10 +43,11 @@ class ResendEvents(Body, frozen=True, kw_only=True):
 
 
 class FollowOutput(Body, frozen=True, kw_only=True):
-    """Send the training's output as it comes (OutputSeen), for `seconds` from now, from byte `offset` on."""
+    """Send the training's output as it comes (OutputSeen), for `seconds` from now. `offset`: from that byte
+    on; None: from where you are, or from the present end."""
 
     seconds: Seconds
-    offset: Count = 0
+    offset: Count | None = None
 
 
 COMMANDS: tuple[type[Body], ...] = (

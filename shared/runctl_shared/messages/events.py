@@ -177,4 +177,4 @@ EVENTS: tuple[type[Body], ...] = (
     CheckpointCommitted, CheckpointFailed, NoticeReceived, NoticeWithdrawn, CommandNotSupported, AttemptEnded,
 )  # fmt: skip
 UNNUMBERED: tuple[type[Body], ...] = (Heartbeat, OutputSeen)
-"""Sent beside the numbered events: may be lost."""
+"""Sent beside the numbered events (sequence 0): may be lost."""

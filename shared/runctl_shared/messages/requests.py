@@ -71,12 +71,12 @@ class ReadLog(Body, frozen=True, kw_only=True):
 
 
 class FollowRun(Body, frozen=True, kw_only=True):
-    """Have a run's output on the feed for `seconds` from now; repeat to go on. `offset`: already seen of the
-    newest attempt's output, in bytes."""
+    """Have a run's output and progress on the feed for `seconds` from now; repeat to go on. `offset`: from
+    that byte of the present attempt's output on; None: from where it is."""
 
     run: Word
     seconds: Seconds = 15.0
-    offset: Count = 0
+    offset: Count | None = None
 
 
 class ControllerStatus(Body, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ PATIENCE = 60.0
 """Seconds after which a test gives up; nothing is asserted about how long anything took."""
 
 EVENTS = Address(Stream.EVENTS)
+HEARTBEATS = Address(Stream.HEARTBEATS)
 REQUESTS = Address(Stream.REQUESTS)
 FEED = Address(Stream.FEED)
 
@@ -26,6 +27,10 @@ def event(agent: str, topic: str = "progress") -> Address:
 
 def command(agent: str, topic: str = "save") -> Address:
     return Address(Stream.COMMANDS, agent, topic)
+
+
+def numbers(count: int, start: int = 0) -> list[bytes]:
+    return [b"%d" % n for n in range(start, start + count)]
 
 
 class Inbox:
@@ -67,7 +72,7 @@ class Child:
         )
 
     def lines(self, count: int) -> list[str]:
-        """The next `count` lines that it prints; fewer if it ends before (pytest's time limit ends a wait)."""
+        """The next `count` lines that it prints; fewer if it ends before."""
         assert self._process.stdout is not None
         return [line.rstrip("\n") for _, line in zip(range(count), self._process.stdout, strict=False)]
 

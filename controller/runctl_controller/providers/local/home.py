@@ -38,7 +38,7 @@ _DEEPEST = 100
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a host needs to know. `save_margin`: seconds beyond the hard end for the agent's own saving."""
+    """All that a host needs to know. `save_margin`: seconds beyond the hard end for the agent to save."""
 
     order: LaunchOrder
     agent_command: tuple[str, ...]
@@ -144,7 +144,7 @@ class Home:
 
     @contextlib.contextmanager
     def host_lock(self) -> Iterator[bool]:
-        """Whether we hold `host.lock` now, which means that the host is dead and that nobody else buries it."""
+        """Whether we hold `host.lock` now: if so, the host is dead, and nobody else buries the machine."""
         try:
             lock = os.open(self.lock_file, os.O_RDWR)
         except FileNotFoundError:  # it goes last: the record already says so
@@ -161,7 +161,7 @@ class Home:
             os.close(lock)
 
     def bury(self, record: Record, ended_at: float, keep_disk: bool) -> Record:
-        """Remove what the machine leaves, then say that it is over. Only when none of its processes is left."""
+        """Remove what the machine leaves, then say that it is over. Only when no process of it is left."""
         failed = record.cause in (EndCause.FAILED, EndCause.BOOT_FAILED)
         if failed:
             self._keep_console()
@@ -222,7 +222,9 @@ def read_secrets(path: Path, names: tuple[str, ...]) -> dict[str, str]:
         mode = path.stat().st_mode
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except (OSError, msgspec.DecodeError):
-        raise ValueError(f"The secrets {', '.join(names)} are not to be had: {path} cannot be read.") from None
+        raise ValueError(
+            f"The secrets {', '.join(names)} are not to be had: {path} cannot be read."
+        ) from None
     if stat.S_IMODE(mode) & 0o077:
         raise ValueError(f"Others may read the secrets in {path}.")
     missing = [name for name in names if name not in values]
@@ -232,7 +234,7 @@ def read_secrets(path: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove `path` with all that is in it, also what was made read-only. What cannot go is logged and left."""
+    """Remove `path` and all that is in it, also what was made read-only. What cannot go is logged."""
 
     def again(_function: object, name: str, _error: object) -> None:
         with contextlib.suppress(OSError):

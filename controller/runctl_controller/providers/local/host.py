@@ -2,13 +2,14 @@
 
     python -m runctl_controller.providers.local.host FOLDER LOCK
 
-It outlives the controller that started it. LOCK is the descriptor of the locked `host.lock`; holding it is what
-makes the machine a living one. The process sleeps until the bell rings, a child ends, or something is due.
+It outlives the controller that started it. LOCK is the descriptor of the locked `host.lock`; holding it is
+what makes the machine a living one. It sleeps until the bell rings, a child ends, or something is due.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -154,7 +155,7 @@ class Host:
                 if self._agent is not None and ended[0] == self._agent.pid:
                     self._agent.returncode = code = os.waitstatus_to_exitcode(ended[1])
                     self._agent = None
-                    log.info("agent.ended machine=%s exit_code=%d", self._order.machine, code)
+                    log.warning("agent.ended machine=%s exit_code=%d", self._order.machine, code)
                     self._watch.agent_ended(self._clock.monotonic(), code)
 
     def _start_agent(self, now: float) -> None:
@@ -180,9 +181,18 @@ class Host:
                     start_new_session=True,
                 )
         except OSError as error:
-            self._give_up_boot(f"The agent cannot be started: {error.strerror}: {self._plan.agent_command[0]}")
-            return
-        self._watch.agent_began(now)
+            self._agent_unstartable(error, now)
+        else:
+            self._watch.agent_began(now)
+
+    def _agent_unstartable(self, error: OSError, now: float) -> None:
+        why = f"The agent cannot be started: {error.strerror}: {self._plan.agent_command[0]}"
+        lasting = error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
+        if lasting and not self._home.started_file.exists():
+            self._give_up_boot(why)
+        else:  # no process or memory to be had now, or an agent that ran before
+            log.warning("agent.unstartable machine=%s why=%s", self._order.machine, why)
+            self._watch.agent_ended(now, exit_code=127)
 
     def _sleep(self, seconds: float) -> None:
         # Never longer than a day at once: what a select() takes has a limit, what a user asks for has none.
@@ -193,8 +203,10 @@ class Host:
 
     def _end(self, cause: EndCause) -> None:
         """End every process and remove the disk; only then say that it is over."""
-        self._note(state=MachineState.ENDING, cause=cause)
-        log.info("machine.ending machine=%s cause=%s", self._order.machine, cause.value)
+        try:
+            self._note(state=MachineState.ENDING, cause=cause)
+        except OSError as error:  # a full disk must not keep anything alive
+            log.warning("machine.not-noted machine=%s error=%s", self._order.machine, error)
         mark = str(self._home.path)
         gone = False
         while not gone:
@@ -205,8 +217,8 @@ class Host:
         self._home.bury(self._record, self._clock.now(), keep_disk=KEEP_DISK in self._order.tags)
 
     def _childless(self) -> bool:
-        """Whether no child is left, dead ones laid to rest. Exact where orphans come to us: a descendant has an
-        ancestor among our children."""
+        """Whether no child is left, dead ones laid to rest. Exact where orphans come to us: every
+        descendant has an ancestor among our children."""
         try:
             while os.waitpid(-1, os.WNOHANG)[0] != 0:
                 pass

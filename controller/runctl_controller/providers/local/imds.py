@@ -93,7 +93,9 @@ def _put(request: Request, key: bytes, now: float) -> Response:
     if not re.fullmatch(r"[0-9]{1,9}", ttl) or not 1 <= int(ttl) <= _MAX_TTL:
         return Response(400)
     token = _sign(f"{now + int(ttl):.3f}", key)
-    return Response(200, token.encode(), {"Content-Type": "text/plain", "X-Aws-Ec2-Metadata-Token-Ttl-Seconds": ttl})
+    return Response(
+        200, token.encode(), {"Content-Type": "text/plain", "X-Aws-Ec2-Metadata-Token-Ttl-Seconds": ttl}
+    )
 
 
 def _sign(expiry: str, key: bytes) -> str:
@@ -159,7 +161,9 @@ class MetadataServer:
         self._stopped = False
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.owner = self
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.1,), name="imds", daemon=True)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, args=(0.1,), name="imds", daemon=True
+        )
 
     @property
     def endpoint(self) -> str:

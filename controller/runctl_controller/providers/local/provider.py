@@ -13,12 +13,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from runctl_controller.providers.local.home import Home, Plan, Record, Wanted, locked, read_secrets, replace_file
+from runctl_controller.providers.local.home import (
+    Home,
+    Plan,
+    Record,
+    Wanted,
+    locked,
+    read_secrets,
+    replace_file,
+)
 from runctl_controller.providers.local.tags import INSTALLATION, KEEP_DISK
 from runctl_controller.providers.port import (
     EndCause,
@@ -33,6 +41,17 @@ from runctl_shared.clock import Clock
 from runctl_shared.ids import is_id
 
 log = logging.getLogger("runctl.local")
+
+
+class _Spec(msgspec.Struct):
+    run: str = ""
+
+
+class _Boot(msgspec.Struct):
+    """Of a boot file, what tells where the secrets are."""
+
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+
 
 # -P: a file of the user's that lies in the current folder must not be taken for one of ours.
 AGENT_COMMAND = (sys.executable, "-P", "-m", "runctl_agent")
@@ -88,8 +107,9 @@ class LocalProvider:
     def list_ours(self, installation: str) -> Sequence[Sighting]:
         with self._errors():
             found = []
-            for name in sorted(_names(self._root / "live")):
-                record = self._settle(self._home(name))
+            live = self._root / "live"
+            for mark in sorted(live.iterdir()) if live.is_dir() else ():
+                record = self._settle(self._home(mark.name))
                 if record is None or record.installation != installation:
                     continue
                 if record.state is not MachineState.TERMINATED:
@@ -143,7 +163,9 @@ class LocalProvider:
     def _create(self, order: LaunchOrder) -> Record:
         home = self._home(order.machine)
         if home.record() is not None:
-            raise Refused(f"Another order has launched {order.machine} already.", "This is a defect: report it.")
+            raise Refused(
+                f"Another order has launched {order.machine} already.", "This is a defect: report it."
+            )
         plan = Plan(
             order=order,
             agent_command=self._agent_command,
@@ -191,26 +213,28 @@ class LocalProvider:
         threading.Thread(target=host.wait, name=f"wait-{record.machine}", daemon=True).start()
 
     def _secrets_file(self, order: LaunchOrder) -> Path:
-        run = _run_of(order)
+        try:
+            run = msgspec.json.decode(order.boot, type=_Boot).spec.run
+        except msgspec.DecodeError:
+            run = ""
         return self._root.parent / "secrets" / f"{run if is_id(run) else 'none'}.json"
 
     def _describe(self, order: LaunchOrder) -> Sighting:
         home = self._find(order)
-        return self._absent(order) if home is None else self._now(home, order)
+        if home is None:
+            return Sighting(
+                token=order.token, machine=order.machine, provider_id="", state=MachineState.ABSENT
+            )
+        return self._now(home)
 
-    def _now(self, home: Home, order: LaunchOrder | None = None) -> Sighting:
+    def _now(self, home: Home) -> Sighting:
         record = self._settle(home)
         if record is None:
             raise Throttled(f"The machine in {home.path} has no record.", "Remove the folder.")
         return record.sighting()
 
-    def _absent(self, order: LaunchOrder) -> Sighting:
-        return Sighting(
-            token=order.token, machine=order.machine, provider_id="", state=MachineState.ABSENT
-        )
-
     def _settle(self, home: Home) -> Record | None:
-        """The machine's record; of one whose host is dead, only after everything else of it is dead as well."""
+        """The machine's record; when its host is dead, only after everything else of it is dead as well."""
         record = home.record()
         if record is None or record.state is MachineState.TERMINATED:
             return record
@@ -233,7 +257,9 @@ class LocalProvider:
         home.write_record(record)
         if not end_all(lambda: members(str(home.path)), rounds=_BURIAL_ROUNDS):
             return record  # still something there: not terminated, asked again
-        return home.bury(record, self._clock.now(), keep_disk=plan is not None and KEEP_DISK in plan.order.tags)
+        return home.bury(
+            record, self._clock.now(), keep_disk=plan is not None and KEEP_DISK in plan.order.tags
+        )
 
     def _want(self, order: LaunchOrder, change: Callable[[Wanted], Wanted]) -> bool:
         """Tell the host. False when that machine was never launched."""
@@ -254,7 +280,9 @@ class LocalProvider:
         try:
             yield
         except msgspec.DecodeError as error:
-            raise Refused(f"A file of a machine under {self._root} is damaged: {error}", "Remove it.") from error
+            raise Refused(
+                f"A file of a machine under {self._root} is damaged: {error}", "Remove it."
+            ) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise Refused(f"There is no room left on the disk of {self._root}.", "Free some.") from error

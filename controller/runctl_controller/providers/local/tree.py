@@ -39,8 +39,8 @@ class _Seen(NamedTuple):
 
 
 def members(mark: str, host: int | None = None) -> list[psutil.Process]:
-    """The processes of the machine whose mark has the value `mark`, at this moment; with `host`, also all that
-    descends from that process, without itself. Never the caller or one of its ancestors, never a zombie."""
+    """The processes of the machine whose mark has the value `mark`, at this moment; with `host`, also all
+    that descends from that process, without itself. Never the caller, its ancestors, or a zombie."""
     table = _table(mark, spare=_line_of(os.getpid()))
     inside = {pid for pid, seen in table.items() if seen.marked or (host is not None and seen.parent == host)}
     while True:

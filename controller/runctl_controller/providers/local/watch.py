@@ -16,8 +16,8 @@ _STEADY = 60.0  # an agent that lived this long begins again with the first paus
 class Watch:
     """All times are monotonic seconds; None means never.
 
-    `boot_by` is when the agent must have started, `end_by` the hard end with the margin for saving, `taken_at`
-    when the provider takes the machine, `start_at` when to start the agent (again).
+    `boot_by` is when the agent must have started, `end_by` the hard end with the margin for saving,
+    `taken_at` when the provider takes the machine, `start_at` when to start the agent (again).
     """
 
     boot_by: float | None
@@ -63,8 +63,8 @@ class Watch:
         self._began, self.start_at = now, None
 
     def agent_ended(self, now: float, exit_code: int) -> None:
-        """Exit code 0 says that the attempt is over: the machine shuts down. Any other is a crash, and the agent
-        is started again after a pause that grows while it keeps crashing."""
+        """Exit code 0 says that the attempt is over: the machine shuts down. Any other is a crash, and the
+        agent is started again after a pause that grows while it keeps crashing."""
         if exit_code == 0:
             self.powered_off = True
             return

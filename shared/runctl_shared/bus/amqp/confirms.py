@@ -94,7 +94,9 @@ class Publisher:
         """Open the channel; `ready` is called when messages can be sent."""
         channel = self._link.open_channel(partial(self._opened, ready))
         if channel is None:
-            self._link.give_up(BusUnavailable("The broker has no channel left for us.", "Raise its channel_max."))
+            self._link.give_up(
+                BusUnavailable("The broker has no channel left for us.", "Raise its channel_max.")
+            )
         else:
             channel.add_on_close_callback(self._closed)
 
@@ -104,7 +106,7 @@ class Publisher:
             self._emit(self._held.popleft())
 
     def lost(self, error: BusError) -> None:
-        """The connection is gone (its channel's end came first). Held messages stay, unless it is hopeless."""
+        """The connection is gone; its channel's end came first. Held messages stay, unless it is hopeless."""
         self._channel = None
         if isinstance(error, BusRefused):
             self._fail_held(error)
@@ -233,5 +235,6 @@ def _homeless(route: Route) -> BusError:
     if route.exchange.endswith(".commands"):
         return Unroutable(f"No queue takes commands for {route.key}.", "Declare the agent first.")
     return BusUnavailable(
-        f"Nothing takes messages for {route.exchange} at the broker.", "Start the controller, which sets it up."
+        f"Nothing takes messages for {route.exchange} at the broker.",
+        "Start the controller, which sets it up.",
     )

@@ -1,7 +1,7 @@
 """A subscription: a channel of its own, placed again whenever it is lost.
 
-Each has its own channel because a channel dies of the first error: an agent's queue that is gone must not stop
-the consumer next to it. It also makes settling safe, see `delivery`.
+Each has its own channel because a channel dies of the first error: an agent's queue that is gone must not
+stop the consumer next to it. It also makes settling safe, see `delivery`.
 """
 
 from __future__ import annotations
@@ -81,10 +81,13 @@ class Consumer:
         channel.add_on_cancel_callback(lambda _frame: self._cancelled(channel))
         channel.basic_qos(prefetch_count=self._prefetch)
         if self._source.stream is Stream.FEED:
-            # Durable or exclusive is all that RabbitMQ 4.3 allows; named by the server, because a name of ours
-            # would stay locked for half a minute after a cut.
+            # Durable or exclusive is all that RabbitMQ 4.3 allows. Named by the server, because a name of
+            # ours would stay locked for half a minute after a cut.
             channel.queue_declare(
-                "", exclusive=True, arguments=topology.feed(), callback=lambda frame: self._bind(channel, frame)
+                "",
+                exclusive=True,
+                arguments=topology.feed(),
+                callback=lambda frame: self._bind(channel, frame),
             )
         else:
             self._consume(channel, self._queue)

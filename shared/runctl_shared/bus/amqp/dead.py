@@ -46,8 +46,8 @@ def read(properties: pika.BasicProperties, body: bytes, names: Names) -> DeadLet
 
 
 class Look:
-    """Takes up to `limit` dead letters, one after the other, and never settles them: they go back, in their old
-    order, when the channel is closed."""
+    """Takes up to `limit` dead letters, one after the other, and never settles them: they go back, in their
+    old order, when the channel is closed."""
 
     def __init__(self, names: Names, limit: int) -> None:
         self._names = names

@@ -37,7 +37,17 @@ class AmqpDelivery:
     """Settled through the very channel that brought it: when that is closed, the broker has taken the message
     back, and settling does nothing. See `bus.port.Delivery` for what the methods promise."""
 
-    __slots__ = ("_channel", "_method", "_outlet", "_properties", "_settled", "body", "sender", "stream", "topic")
+    __slots__ = (
+        "_channel",
+        "_method",
+        "_outlet",
+        "_properties",
+        "_settled",
+        "body",
+        "sender",
+        "stream",
+        "topic",
+    )
 
     def __init__(
         self,
@@ -75,7 +85,7 @@ class AmqpDelivery:
             self._outlet.post(lambda: self._reject(requeue=True))
 
     def dead_letter(self, reason: str) -> None:
-        if self._first():
+        if self._first() and self._channel.is_open:
             self._outlet.put_aside(self, reason).add_done_callback(self._put_aside)
 
     def reply(self, body: bytes) -> None:

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pika import SelectConnection
@@ -41,9 +42,9 @@ PARTING = 2.0
 class Link:
     """Connects, reconnects, and tells what happens.
 
-    The callbacks run on the link's thread: `opened` when a connection is open (it then calls `up` when all is in
-    place), `lost` when one was lost or could not be made, `tick` about once a second, `over` after `stop`, when
-    no connection will come any more.
+    The callbacks run on the link's thread: `opened` when a connection is open (it then calls `up` when all is
+    in place), `lost` when one was lost or could not be made, `tick` about once a second, `over` after `stop`,
+    when no connection will come any more.
     """
 
     def __init__(self, target: Target, clock: Clock, name: str) -> None:
@@ -92,7 +93,7 @@ class Link:
         return threading.current_thread() is self._thread
 
     def post(self, task: Task) -> bool:
-        """Run `task` on the link's thread, in the order of posting; connected or not. False when it is over."""
+        """Run `task` on the link's thread, in the order of posting. False once it is over."""
         with self._changed:
             if self._is_over:
                 return False
@@ -206,8 +207,7 @@ class Link:
                 log.exception("bus.broke broker=%s", self.target.place)
             if self._connection is None or self._connection.is_closed:
                 break
-            connection = self._connection
-            _safely(lambda: _cut(connection))  # its end comes through the loop
+            _safely(partial(_cut, self._connection))  # its end comes through the loop
         self._ended(None, None)
 
     def _connect(self) -> None:
@@ -230,7 +230,9 @@ class Link:
         self._up_since = None
         self._delay = self._backoff.slow() if isinstance(reason, BusRefused) else self._backoff.next()
         if not self._stopping:
-            log.warning("bus.down broker=%s next_try_in=%.1f reason=%s", self.target.place, self._delay, reason)
+            log.warning(
+                "bus.down broker=%s next_try_in=%.1f reason=%s", self.target.place, self._delay, reason
+            )
         self._tell(up=False, trouble=reason)
         _safely(lambda: self.lost(reason))
         self._stop_loop()
@@ -267,8 +269,8 @@ class Link:
 
 
 def _cut(connection: SelectConnection) -> None:
-    """End a connection whose peer no longer answers. pika offers nothing for this in public: `close` waits for
-    the answer; its own heartbeat checker ends a dead connection in this way."""
+    """End a connection whose peer no longer answers. pika offers nothing for this in public: `close` waits
+    for the answer; its own heartbeat checker ends a dead connection in this way."""
     if not connection.is_closed:
         connection._terminate_stream(AMQPConnectionError("the broker did not answer the farewell"))
 

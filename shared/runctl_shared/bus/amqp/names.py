@@ -70,8 +70,8 @@ class Names(msgspec.Struct, frozen=True):
 
 
 def spoken(stream: Stream, key: str) -> tuple[str, str | None]:
-    """Who sent a message, and its topic where the key tells it. The broker lets an agent use its own keys only,
-    so this much is proven; nothing in the message is."""
+    """Who sent a message, and its topic where the key tells it. The broker lets an agent use its own keys
+    only, so this much is proven; nothing in the message is."""
     match = _SPOKEN.fullmatch(key) if stream in (Stream.EVENTS, Stream.HEARTBEATS) else None
     return (match.group(1), match.group(2)) if match else ("", None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import uuid
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -67,7 +66,8 @@ class Requester:
         if not asked.sent and not self._link.is_up:
             return self._link.why_down()
         return RequestTimedOut(
-            f"The controller did not answer within {timeout:.0f} s.", "See whether it is running, and ask again."
+            f"The controller did not answer within {timeout:.0f} s.",
+            "See whether it is running, and ask again.",
         )
 
     # ---- on the link's thread
@@ -109,7 +109,9 @@ class Requester:
 
     def _opened(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._returned)
-        channel.basic_consume(REPLY_TO, self._answered, auto_ack=True, callback=lambda _frame: self._consuming())
+        channel.basic_consume(
+            REPLY_TO, self._answered, auto_ack=True, callback=lambda _frame: self._consuming()
+        )
 
     def _consuming(self) -> None:
         self._ready = True
@@ -124,9 +126,7 @@ class Requester:
             # Nobody waits for the answer any more: then nobody wants it done either.
             expiration=str(max(1, int(left * 1000))),
         )
-        channel.basic_publish(
-            self._route.exchange, self._route.key, asked.body, properties, mandatory=True
-        )
+        channel.basic_publish(self._route.exchange, self._route.key, asked.body, properties, mandatory=True)
         asked.sent = True
 
     def _answered(
@@ -159,7 +159,8 @@ class Requester:
 
 def _unanswered() -> BusUnavailable:
     return BusUnavailable(
-        "The link to the broker was lost before the controller's answer came.", "See what has happened, and ask again."
+        "The link to the broker was lost before the controller's answer came.",
+        "See what has happened, and ask again.",
     )
 
 

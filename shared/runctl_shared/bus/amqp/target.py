@@ -63,8 +63,8 @@ class Target:
 def parse(url: str) -> Target:
     """Read ``amqp(s)://user:password@host:port/vhost?option=value``.
 
-    Options: `prefix` (of every name at the broker, ``runctl``), `heartbeat` (seconds), and for amqps `cafile`,
-    `certfile`, `keyfile`. Raises UsageError, which never shows the password.
+    Options: `prefix` (of every name at the broker, ``runctl``), `heartbeat` (seconds), and for amqps
+    `cafile`, `certfile`, `keyfile`. Raises UsageError, which never shows the password.
     """
     parts, port = _split(url)
     if parts.scheme not in ("amqp", "amqps") or not parts.hostname:

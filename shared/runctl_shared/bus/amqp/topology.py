@@ -1,7 +1,7 @@
 """What stands at the broker: declared here, by the controller, and nowhere else.
 
-Legal on RabbitMQ 3.10 to 4.x: durable queues only, every limit said explicitly. Arguments cannot be changed on
-a queue that exists, so a new limit means a new name or a policy (the smaller of the two holds).
+Legal on RabbitMQ 3.10 to 4.x: durable queues only, every limit said explicitly. Arguments cannot be changed
+on a queue that exists, so a new limit means a new name or a policy (the smaller of the two holds).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def feed() -> dict[str, Any]:
 
 
 def declare(channel: Channel, declarations: Sequence[Declaration], done: Callable[[], None]) -> None:
-    """Send all, wait for the last: the broker answers in order and closes `channel` at the first it refuses."""
+    """Send all, wait for the last: the broker works in order, and closes `channel` at what it refuses."""
     for number, declaration in enumerate(declarations, start=1):
         last = number == len(declarations)
         _declare_one(channel, declaration, (lambda _frame: done()) if last else None)

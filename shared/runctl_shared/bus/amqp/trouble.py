@@ -46,7 +46,7 @@ def of_channel(reason: BaseException, target: Target) -> BusError:
         return BusUnavailable(f"The link to the broker at {target.place} was lost.", _AGAIN)
     if reason.reply_code == 403:
         return BusRefused(
-            f"The broker at {target.place} does not allow this to the user {target.user!r}: {_named(reason)}.",
+            f"The broker at {target.place} forbids this to the user {target.user!r}: {_named(reason)}.",
             "Give that user the permissions that runctl's guide to RabbitMQ lists.",
         )
     if reason.reply_code == 406:
@@ -138,5 +138,5 @@ def unreachable(target: Target) -> BusUnavailable:
 
 
 def again(error: BusError) -> BusError:
-    """The same error, to be raised once more: an exception that is raised twice drags its first story along."""
+    """The same error, to be raised once more: an exception raised twice drags its first story along."""
     return type(error)(error.what, error.mend)

@@ -6,6 +6,7 @@ transaction carries out everything that was posted and takes what has arrived: m
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -19,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from runctl_shared.bus.embedded.session import Session
-from runctl_shared.bus.embedded.subscription import Held, Subscription
+from runctl_shared.bus.embedded.subscription import Subscription
 from runctl_shared.bus.embedded.trouble import explain, passes
 from runctl_shared.bus.port import BusError, BusUnavailable, Delivery
 from runctl_shared.clock import Clock
@@ -44,18 +45,19 @@ class Operation(NamedTuple):
 
 
 class Engine:
-    def __init__(self, path: str, clock: Clock) -> None:
+    """`on_open` is called within a transaction after each opening of the file."""
+
+    def __init__(self, path: str, clock: Clock, on_open: Callable[[Session], None]) -> None:
         self._path = path
         self._clock = clock
+        self._on_open = on_open
         self.connected = threading.Event()
-        self.on_open: Callable[[Session], None] = lambda _: None
-        """What to do within the transaction that follows each opening of the file."""
         # Guarded by the lock: posted from any thread.
         self._lock = threading.Lock()
         self._posted: deque[Operation] = deque()
         self._woken = False
         self._closed = False
-        self.subscriptions: list[Subscription] = []
+        self._subscriptions: list[Subscription] = []
         # The thread's own.
         self._session: Session | None = None
         self._watched: dict[int, str] = {}
@@ -75,9 +77,13 @@ class Engine:
         if self._closed:
             raise BusError("This connection to the bus is closed.", "Open another one.")
         if self._pid != os.getpid():
-            raise BusError("This connection to the bus was made by the parent process.", "Open one of your own.")
+            raise BusError(
+                "This connection to the bus was made by the parent process.", "Open one of your own."
+            )
 
-    def post(self, run: Callable[[Session], object], future: Future[Any] | None = None, keep: bool = False) -> None:
+    def post(
+        self, run: Callable[[Session], object], future: Future[Any] | None = None, keep: bool = False
+    ) -> None:
         with self._lock:
             self.check()
             self._posted.append(Operation(run, future, keep))
@@ -97,6 +103,31 @@ class Engine:
         future: Future[Any] = Future()
         self.post(run, future)
         return future.result()
+
+    def listen(self, subscription: Subscription) -> None:
+        """Put it in place; now, or if that cannot be done now, with the next opening of the file."""
+        with self._lock:
+            self.check()
+            self._subscriptions.append(subscription)
+        try:
+            self.call(subscription.place)
+        except BusUnavailable as error:
+            log.warning("bus.subscribed_later path=%s error=%s", self._path, error)
+
+    def unlisten(self, subscription: Subscription) -> None:
+        """Returns when it is out of the way; from a handler, when that is certain to happen next."""
+        with self._lock:
+            if self._closed or subscription not in self._subscriptions:
+                return
+            self._subscriptions.remove(subscription)
+        if self.is_own_thread():
+            self.settle(subscription.displace)
+            return
+        with contextlib.suppress(BusError):  # then the connection is lost, and with it all that it held
+            self.call(subscription.displace)
+
+    def closed(self) -> bool:
+        return self._closed
 
     def is_own_thread(self) -> bool:
         return threading.current_thread() is self._thread
@@ -121,7 +152,7 @@ class Engine:
             while True:
                 last = self._closed  # read first: what was posted before `close` is still carried out
                 self._turn()
-                if last and not self._posted:
+                if last and (self._failures or not self._posted):
                     break
                 self._wait(0 if last or self._again else self._pause())
             self._leave()
@@ -133,9 +164,10 @@ class Engine:
 
     def _turn(self) -> None:
         try:
-            session = self._session or self._open()
-            session.check()
-            self._round(session)
+            if self._session is not None and not self._session.intact():
+                log.warning("bus.replaced path=%s", self._path)
+                self._drop_session()
+            self._round(self._session or self._open())
             self._failures = 0
         except (sqlite3.Error, OSError, BusError) as error:
             self._failures += 1
@@ -146,10 +178,8 @@ class Engine:
         try:
             with session.transaction():
                 session.bury()
-                self.on_open(session)
-                with self._lock:
-                    listening = list(self.subscriptions)
-                for subscription in listening:
+                self._on_open(session)
+                for subscription in self._listening():
                     subscription.place(session)
                 bells = session.bells()
         except BaseException:
@@ -169,15 +199,13 @@ class Engine:
                 session.bury()
                 outcomes = [_outcome(operation, session) for operation in operations]
                 store.expire(self._clock.now())
-                with self._lock:
-                    listening = list(self.subscriptions)
-                for subscription in listening:
+                for subscription in self._listening():
                     ahead = subscription.take(session, arrived)
-                    waiting |= {ahead} - {None, session.link}  # type: ignore[arg-type]  # None is taken out
+                    if ahead is not None:
+                        waiting.add(ahead)
                 bells = session.bells()
         except BaseException as error:
-            for subscription, deliveries in arrived:
-                subscription.forget(deliveries)
+            # What was taken is not ours, then; the session goes, and with it what the subscriptions think they hold.
             self._not_done(operations, error)
             raise
         for operation, (value, problem) in zip(operations, outcomes, strict=True):
@@ -187,6 +215,10 @@ class Engine:
         self._again = bool(session.suspects) or bool(self._posted)
         for subscription, deliveries in arrived:
             subscription.hand_out(deliveries)
+
+    def _listening(self) -> list[Subscription]:
+        with self._lock:
+            return [] if self._closed else list(self._subscriptions)
 
     def _take(self) -> list[Operation]:
         with self._lock:
@@ -201,7 +233,9 @@ class Engine:
         ]
 
     def _not_done(self, operations: list[Operation], error: BaseException) -> None:
-        problem = explain(error, self._path) if isinstance(error, Exception) else BusUnavailable("Interrupted.")
+        problem = (
+            explain(error, self._path) if isinstance(error, Exception) else BusUnavailable("Interrupted.")
+        )
         with self._lock:
             self._posted.extendleft(operation for operation in reversed(operations) if operation.keep)
         for operation in operations:
@@ -211,6 +245,7 @@ class Engine:
     def _trouble(self, error: Exception) -> None:
         log.warning("bus.trouble path=%s error=%s", self._path, error)
         problem = explain(error, self._path)
+        self._again = False
         if self._session is not None and not passes(error):
             self._drop_session()
         if self._session is None:
@@ -223,7 +258,7 @@ class Engine:
         self.connected.clear()
         self._watched = {}
         with self._lock:
-            for subscription in self.subscriptions:
+            for subscription in self._subscriptions:
                 subscription.lost()
         if session is not None:
             session.abandon()
@@ -231,7 +266,7 @@ class Engine:
     def _pause(self) -> float | None:
         if self._failures:
             return _random.uniform(0, min(_LONGEST_PAUSE, 0.1 * 2 ** min(self._failures, 10)))
-        return TICK if self.subscriptions else None
+        return TICK if self._subscriptions else None
 
     def _wait(self, seconds: float | None) -> None:
         poll = select.poll()
@@ -279,3 +314,36 @@ class Engine:
         """In a child process, which has no thread of ours: let go of the bell, else our death goes unnoticed."""
         if self._session is not None:
             os.close(self._session.bell)
+
+
+def _outcome(operation: Operation, session: Session) -> tuple[object, Exception | None]:
+    try:
+        return operation.run(session), None
+    except (BusError, ValueError) as error:  # ValueError: text that is no Unicode, found out by SQLite
+        return None, error
+
+
+def _resolve(operation: Operation, value: object, problem: Exception | None) -> None:
+    if operation.future is None:
+        return
+    if problem is None:
+        operation.future.set_result(value)
+    else:
+        operation.future.set_exception(problem)
+
+
+def _drain(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while os.read(descriptor, 65536):
+            pass
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _in_the_child() -> None:
+    for engine in list(_ENGINES):
+        engine.forked()
+
+
+os.register_at_fork(after_in_child=_in_the_child)

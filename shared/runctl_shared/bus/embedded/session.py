@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from runctl_shared.bus.embedded.doors import Doors
 from runctl_shared.bus.embedded.store import APPLICATION, SCHEMA, VERSION, Store
 from runctl_shared.bus.port import BusRefused, BusUnavailable
-from runctl_shared.ids import new_id
+from runctl_shared.draw import new_id
 
 LOCK_PATIENCE = 5.0
 """Seconds to wait for another process to finish its transaction."""
@@ -56,14 +56,13 @@ class Session:
                 self._db.execute("ROLLBACK")
             raise
 
-    def check(self) -> None:
-        """Raises BusUnavailable when the file is no longer the one that everybody else opens."""
+    def intact(self) -> bool:
+        """Whether the file is still the one that everybody else opens, and our name still in it."""
         try:
             now = os.stat(self._path)
         except FileNotFoundError:
-            now = None
-        if now is None or (now.st_dev, now.st_ino) != self._file:
-            raise BusUnavailable(f"The bus file {self._path} has been removed or replaced.", "It is opened anew.")
+            return False
+        return (now.st_dev, now.st_ino) == self._file and self.store.has_link(self.link)
 
     def new_consumer(self) -> str:
         self._consumers += 1
@@ -74,7 +73,7 @@ class Session:
     def bury(self) -> None:
         """Free what the dead among the suspects held."""
         if not self.store.has_link(self.link):
-            # Somebody found no bell of ours: its file was removed. What we held is in other hands.
+            # Somebody found no bell of ours: a hand removed it. What we held is in other hands.
             raise BusUnavailable(f"The doorbell in {self._path}.d has been removed.", "A new one is made.")
         while self.suspects:
             link = self.suspects.pop()

@@ -139,7 +139,9 @@ class Store:
 
     def give_back(self, consumer: str, message: int | None = None) -> None:
         """Hand `message` out again, or all that `consumer` has; what came back too often is put aside."""
-        which, values = ("owner = ?", [consumer]) if message is None else ("owner = ? AND id = ?", [consumer, message])
+        which, values = (
+            ("owner = ?", [consumer]) if message is None else ("owner = ? AND id = ?", [consumer, message])
+        )
         self._put_aside(f"{which} AND deliveries >= {DELIVERY_LIMIT}", values, "delivery-limit")
         queues = self._db.execute(f"SELECT DISTINCT queue FROM messages WHERE {which}", values)  # noqa: S608 - constants
         self.touched.update(queue for (queue,) in queues.fetchall())
@@ -163,7 +165,9 @@ class Store:
                 )
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
-        rows = self._db.execute("SELECT body, source, reason, message_id FROM dead ORDER BY id LIMIT ?", (limit,))
+        rows = self._db.execute(
+            "SELECT body, source, reason, message_id FROM dead ORDER BY id LIMIT ?", (limit,)
+        )
         return [DeadLetter(*row) for row in rows]
 
     def _put_aside(self, which: str, values: Iterable[object], reason: str) -> None:

@@ -8,7 +8,12 @@ _LATER = "Nothing is lost: what is unconfirmed is sent again."
 # SQLite's own texts: its error codes can be read from Python only since 3.11.
 _KNOWN: tuple[tuple[str, type[BusError], str, str], ...] = (
     ("locked", BusUnavailable, "The bus file {path} is locked by another process.", _LATER),
-    ("is full", BusUnavailable, "The disk that holds the bus file {path} is full.", f"Free some space. {_LATER}"),
+    (
+        "is full",
+        BusUnavailable,
+        "The disk that holds the bus file {path} is full.",
+        f"Free some space. {_LATER}",
+    ),
     (
         "not a database",
         BusRefused,
@@ -21,7 +26,12 @@ _KNOWN: tuple[tuple[str, type[BusError], str, str], ...] = (
         "The bus file {path} is damaged.",
         "Stop runctl and move it away: a new one is made, and what it held is sent again by those who hold the truth.",
     ),
-    ("readonly", BusRefused, "The bus file {path} cannot be written.", "Make it and its folder writable for you."),
+    (
+        "readonly",
+        BusRefused,
+        "The bus file {path} cannot be written.",
+        "Make it and its folder writable for you.",
+    ),
     (
         "unable to open",
         BusRefused,
@@ -48,4 +58,4 @@ def explain(error: Exception, path: str) -> BusError:
 
 def passes(error: Exception) -> bool:
     """Whether the file is as good as before `error`, so that what we hold of it stays ours."""
-    return any(words in str(error) for words in ("locked", "is full"))
+    return "locked" in str(error)  # said before anything is done, not in the midst of it

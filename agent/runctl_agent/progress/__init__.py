@@ -1,0 +1,1 @@
+"""Reads step, epoch and loss out of what a training prints."""

@@ -1,0 +1,75 @@
+"""The spool as a SQLite file on the machine's own disk."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from runctl_agent.spool.port import Pending
+from runctl_shared.messages.base import Body
+
+# FULL: an event that was reported must survive the power cut of a machine whose disk survives it.
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+CREATE TABLE IF NOT EXISTS state (
+  id INTEGER PRIMARY KEY CHECK (id = 1), data BLOB NOT NULL, last INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS events (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, data BLOB NOT NULL);
+"""
+
+
+class SqliteSpool:
+    """See Spool. `encode(body, sequence, at)` makes the message of an event."""
+
+    def __init__(self, path: Path, encode: Callable[[Body, int, float], bytes]) -> None:
+        path.touch(mode=0o600, exist_ok=True)
+        os.chmod(path, 0o600)
+        self._encode = encode
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.executescript(_SCHEMA)
+        row = self._db.execute("SELECT last FROM state").fetchone()
+        self._last = int(row[0]) if row else 0
+
+    def load(self) -> bytes | None:
+        row = self._db.execute("SELECT data FROM state").fetchone()
+        return bytes(row[0]) if row else None
+
+    def commit(self, state: bytes, reports: Sequence[Body], at: float) -> Sequence[Pending]:
+        first = self._last + 1
+        new = [
+            Pending(number, type(report).__name__, self._encode(report, number, at))
+            for number, report in enumerate(reports, first)
+        ]
+        last = self._last + len(new)
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT INTO events VALUES (?, ?, ?)", [(p.sequence, p.kind, p.data) for p in new]
+            )
+            self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (state, last))
+        self._last = last
+        return new
+
+    def pending(self, after: int = 0, limit: int = 500) -> Sequence[Pending]:
+        rows = self._db.execute(
+            "SELECT sequence, kind, data FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
+            (after, limit),
+        )
+        return [Pending(*row) for row in rows]
+
+    def forget(self, through: int) -> None:
+        self._db.execute("DELETE FROM events WHERE sequence <= ?", (through,))
+
+    @property
+    def last_sequence(self) -> int:
+        return self._last
+
+    @property
+    def empty(self) -> bool:
+        return self._db.execute("SELECT 1 FROM events LIMIT 1").fetchone() is None
+
+    def close(self) -> None:
+        self._db.close()

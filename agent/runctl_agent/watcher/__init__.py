@@ -1,0 +1,1 @@
+"""Finds complete checkpoints in the directory where the training saves."""

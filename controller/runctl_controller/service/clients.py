@@ -1,0 +1,185 @@
+"""Requests of clients. What changes a run goes through the core; what only looks is answered from the store."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from runctl_controller.core.inputs import Requested
+from runctl_controller.core.model import Record
+from runctl_controller.service.loop import Loop
+from runctl_controller.service.reading import list_checkpoints, read_log
+from runctl_controller.service.views import run_detail, run_view
+from runctl_controller.store.port import Beat, Store, Transaction
+from runctl_shared.bus.port import Delivery
+from runctl_shared.clock import Clock
+from runctl_shared.draw import new_id
+from runctl_shared.errors import NotFound, RefusedByGuard, RunctlError, UsageError
+from runctl_shared.messages import commands, replies, requests
+from runctl_shared.messages.base import Body
+from runctl_shared.messages.codec import Malformed, Message, decode, encode
+from runctl_shared.spec import check_spec
+
+log = logging.getLogger("runctl.clients")
+_ACTS = (
+    requests.SubmitRun,
+    requests.StopRun,
+    requests.CancelRun,
+    requests.ResumeRun,
+    requests.InterruptRun,
+)
+_SLOW = (requests.ReadLog, requests.ListCheckpoints)
+
+
+class Clients:
+    """Answers requests. `about` says what the controller is (for ControllerStatus); `refuse(spec)` returns
+    why a run cannot be taken here, if it cannot."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        store: Store,
+        clock: Clock,
+        about: replies.Status,
+        refuse: Callable[[requests.SubmitRun], RunctlError | None],
+    ) -> None:
+        self._loop, self._store, self._clock = loop, store, clock
+        self._about, self._refuse = about, refuse
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="runctl-clients")
+        self.last_asked = clock.monotonic()
+
+    def on_request(self, delivery: Delivery) -> None:
+        """From the bus's thread."""
+        self._loop.put(lambda: self._take(delivery))
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, delivery: Delivery) -> None:
+        self.last_asked = self._clock.monotonic()
+        try:
+            message = decode(delivery.body)
+        except Malformed as error:
+            self._answer(delivery, replies.Failed(code="usage", what=f"The request is malformed: {error}."))
+            return
+        if isinstance(message.body, _SLOW):
+            self._pool.submit(self._reply, delivery, message)
+        else:
+            self._reply(delivery, message)
+
+    def _reply(self, delivery: Delivery, message: Message[Any]) -> None:
+        try:
+            body = self._handle(message)
+        except RunctlError as error:
+            body = replies.Failed(code=error.code, what=error.what[:2000], mend=error.mend[:2000])
+        except Exception as error:  # a bug must not leave the client waiting
+            log.exception("request.failed kind=%s", message.envelope.kind)
+            what = f"The controller failed: {type(error).__name__}."
+            body = replies.Failed(code="error", what=what, mend="See controller.log in its state folder.")
+        self._answer(delivery, body)
+
+    def _answer(self, delivery: Delivery, body: Body) -> None:
+        delivery.reply(encode(body, id=new_id("rep"), sent=self._clock.now()))
+        delivery.ack()
+
+    def _handle(self, message: Message[Any]) -> Body:
+        body = message.body
+        if isinstance(body, _ACTS):
+            return self._act(body, message.envelope.actor or "unknown")
+        handler = self._handlers.get(type(body))
+        if handler is None:
+            raise UsageError(f"This controller does not know the request {message.envelope.kind!r}.")
+        return handler(self, body)
+
+    def _act(self, body: Any, actor: str) -> Body:
+        name = body.run if not isinstance(body, requests.SubmitRun) else body.spec.run
+        if isinstance(body, requests.SubmitRun):
+            wrong = [*check_spec(body.spec), *filter(None, [self._refuse(body)])]
+            if wrong:
+                raise wrong[0]
+        given = Requested(at=self._clock.now(), actor=f"user:{actor}", body=body)
+        reply = self._loop.request(name, given).decision.reply
+        return reply if reply is not None else replies.Done()
+
+    def _record(self, tx: Transaction, name: str) -> Record:
+        run = tx.run_id(name)
+        record = tx.load(run) if run is not None else None
+        if record is None:
+            raise NotFound(f"There is no run {name!r}.", "`runctl ls` shows the runs.")
+        return record
+
+    def _beat(self, tx: Transaction, record: Record) -> Beat | None:
+        """The newest heartbeat of the run's current attempt, from memory or from the store."""
+        attempt = record.current or (record.attempts[-1] if record.attempts else None)
+        if attempt is None:
+            return None
+        return self._loop.hearing.newest(attempt.agent) or next(iter(tx.beats([attempt.agent])), None)
+
+    def _list(self, body: requests.ListRuns) -> Body:
+        now = self._clock.now()
+        with self._store.transaction() as tx:
+            runs = tx.runs(limit=min(body.limit, 1000), project=body.project, only_open=not body.all)
+            records = [record for run in runs if (record := tx.load(run.id)) is not None]
+            return replies.RunList(runs=tuple(run_view(r, self._beat(tx, r), now) for r in records))
+
+    def _show(self, body: requests.ShowRun) -> Body:
+        with self._store.transaction() as tx:
+            record = self._record(tx, body.run)
+            story = tx.story(record.run.id, min(body.story, 5000))
+            return run_detail(record, self._beat(tx, record), story, self._clock.now())
+
+    def _checkpoints(self, body: requests.ListCheckpoints) -> Body:
+        with self._store.transaction() as tx:
+            spec = self._record(tx, body.run).run.spec
+        return list_checkpoints(spec)
+
+    def _read_log(self, body: requests.ReadLog) -> Body:
+        with self._store.transaction() as tx:
+            record = self._record(tx, body.run)
+        return read_log(record.run.spec, body.attempt or record.run.newest, body.offset, body.limit)
+
+    def _follow(self, body: requests.FollowRun) -> Body:
+        with self._store.transaction() as tx:
+            record = self._record(tx, body.run)
+        self._loop.feed.follow(record.run.id, body.seconds)
+        attempt = record.current
+        if attempt is not None and attempt.started_at is not None:
+            follow = commands.FollowOutput(seconds=body.seconds, offset=body.offset)
+            self._loop.tell_agent(record.run.id, attempt.agent, follow)
+        return replies.Done(run=record.run.id)
+
+    def _status(self, body: requests.ControllerStatus) -> Body:
+        with self._store.transaction() as tx:
+            busy = tx.busy()
+            records = [record for run in busy if (record := tx.load(run)) is not None]
+        machines = sum(m.state.value != "terminated" for r in records for m in r.machines)
+        return msgspec.structs.replace(self._about, unfinished=len(busy), machines=machines, pid=os.getpid())
+
+    def _stop(self, body: requests.StopController) -> Body:
+        with self._store.transaction() as tx:
+            busy = [r.run.spec.name for run in tx.busy() if (r := tx.load(run)) is not None]
+        if busy and not body.force:
+            raise RefusedByGuard(
+                f"{len(busy)} run(s) are not finished ({', '.join(busy[:5])}): nobody would resume them.",
+                "Stop them first, or use --force: they train on, and resume when a controller is back.",
+            )
+        self._loop.stop()
+        return replies.Done(note="the controller ends")
+
+    _handlers: dict[type[Body], Callable[[Clients, Any], Body]] = {}
+
+
+Clients._handlers = {
+    requests.ListRuns: Clients._list,
+    requests.ShowRun: Clients._show,
+    requests.ListCheckpoints: Clients._checkpoints,
+    requests.ReadLog: Clients._read_log,
+    requests.FollowRun: Clients._follow,
+    requests.ControllerStatus: Clients._status,
+    requests.StopController: Clients._stop,
+}

@@ -1,0 +1,69 @@
+"""Who was heard when. Heartbeats end here: they bypass the core unless they change something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runctl_controller.store.port import Beat
+
+MISSED = 4
+"""Heartbeats that may be missing in a row before an agent counts as unheard."""
+
+
+class Hearing:
+    """One thread's. All times are monotonic seconds, so that a jump of the clock silences nobody."""
+
+    def __init__(self, heartbeat: float) -> None:
+        self._limit = heartbeat * MISSED
+        self._heard: dict[str, float] = {}
+        self._silent: set[str] = set()
+        self._expected: dict[str, frozenset[str]] = {}
+        self._fresh: dict[str, Beat] = {}
+        self._newest: dict[str, Beat] = {}
+
+    def heard(self, agent: str, at: float, beat: Beat | None = None) -> bool:
+        """Note a sign of life; True if the agent had been silent."""
+        if agent in self._heard:
+            self._heard[agent] = at
+        if beat is not None:
+            self._fresh[agent] = self._newest[agent] = beat
+        if agent in self._silent:
+            self._silent.discard(agent)
+            return True
+        return False
+
+    def expect_of(self, run: str, agents: Iterable[str], at: float) -> None:
+        """Of `run`, these agents should be heard from now on; its others are forgotten."""
+        wanted, known = set(agents), self._expected.get(run, frozenset())
+        for agent in known - wanted:
+            self._heard.pop(agent, None)
+            self._silent.discard(agent)
+            self._newest.pop(agent, None)
+        for agent in wanted - known:
+            self._heard.setdefault(agent, at)
+        if wanted:
+            self._expected[run] = frozenset(wanted)
+        else:
+            self._expected.pop(run, None)
+
+    def give_time(self, at: float) -> None:
+        """After a sleep of ours, silence counts from now: it was we who did not listen."""
+        self._heard = dict.fromkeys(self._heard, at)
+
+    def gone_silent(self, at: float) -> list[tuple[str, float]]:
+        """Agents that have become silent since the last call, each with the seconds since it was heard."""
+        gone = [
+            (agent, at - heard)
+            for agent, heard in self._heard.items()
+            if agent not in self._silent and at - heard > self._limit
+        ]
+        self._silent.update(agent for agent, _ in gone)
+        return gone
+
+    def newest(self, agent: str) -> Beat | None:
+        return self._newest.get(agent)
+
+    def take_fresh(self) -> list[Beat]:
+        """Heartbeats that are not in the store yet, the newest of each agent."""
+        fresh, self._fresh = list(self._fresh.values()), {}
+        return fresh

@@ -1,0 +1,250 @@
+"""The controller's one thread: takes what the edges put into the inbox, and drives the core.
+
+A delivery is settled only after the transaction that took it into account.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable, Mapping
+
+from runctl_controller.core import effects, inputs
+from runctl_controller.service.engine import Engine, Outcome
+from runctl_controller.service.feed import Feed
+from runctl_controller.service.hearing import Hearing
+from runctl_controller.service.outbox import Job, Outbox
+from runctl_controller.store.port import Beat, Store
+from runctl_shared.bus.port import Address, Bus, Delivery, Stream
+from runctl_shared.clock import Clock
+from runctl_shared.draw import new_id
+from runctl_shared.errors import RunctlError
+from runctl_shared.messages.base import Body
+from runctl_shared.messages.codec import Malformed, Message, decode, encode
+from runctl_shared.messages.events import Heartbeat, OutputSeen
+
+log = logging.getLogger("runctl.loop")
+SWEEP = 1.0
+"""Seconds between looks at who is silent and writes of the heartbeats that came meanwhile."""
+JUMP = 10.0
+"""A difference of so many seconds between the two clocks means that the clock was set or the machine slept."""
+
+
+class Loop:
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        bus: Bus,
+        clock: Clock,
+        hearing: Hearing,
+        carry_out: Callable[..., inputs.Input | None],
+    ) -> None:
+        self._engine, self._store, self._bus, self._clock = engine, store, bus, clock
+        self.hearing = hearing
+        self.feed = Feed(bus, store, hearing, clock)
+        self.counts: dict[str, int] = {}
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._outbox = Outbox(carry_out, self._job_done)
+        self._pumped = 0
+        self._stopping = False
+        self._offset = clock.now() - clock.monotonic()
+        self._swept = clock.monotonic()
+
+    # -- from any thread ----------------------------------------------------------------------
+
+    def put(self, act: Callable[[], None]) -> None:
+        """Have `act` called by the loop's thread."""
+        self._inbox.put(act)
+
+    def on_event(self, delivery: Delivery) -> None:
+        self.put(lambda: self._event(delivery))
+
+    def on_heartbeat(self, delivery: Delivery) -> None:
+        self.put(lambda: self._heartbeat(delivery))
+
+    def stop(self) -> None:
+        def end() -> None:
+            self._stopping = True
+
+        self.put(end)
+
+    def _job_done(self, job: Job, outcome: inputs.Input | None) -> None:
+        def act() -> None:
+            if outcome is None:
+                with self._store.transaction() as tx:
+                    tx.done(job.outgoing)
+            else:
+                self._publish(
+                    job.record.run.id, self._engine.handle(job.record.run.id, outcome, job.outgoing)
+                )
+
+        self.put(act)
+
+    # -- the loop's thread --------------------------------------------------------------------
+
+    def run(self, idle: Callable[[], bool] = lambda: False) -> None:
+        """Until `stop`, or until `idle()` says that nothing is left to do."""
+        self.wake()
+        while not self._stopping:
+            try:
+                act = self._inbox.get(timeout=self._wait())
+            except queue.Empty:
+                pass
+            else:
+                self._guarded(act)
+            self._housekeeping()
+            if idle():
+                break
+        self._outbox.close()
+        self._save_beats()
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except RunctlError as error:
+            if error.code == "superseded":
+                log.error("controller.superseded %s", error)
+                self._stopping = True
+            else:
+                log.error("input.failed %s", error)
+        except Exception:  # one bad input must not end the controller
+            log.exception("input.failed")
+
+    def _wait(self) -> float:
+        with self._store.transaction() as tx:
+            timer = tx.next_timer()
+        until_sweep = self._swept + SWEEP - self._clock.monotonic()
+        until_timer = until_sweep if timer is None else timer - self._clock.now()
+        return max(0.0, min(until_sweep, until_timer))
+
+    def wake(self) -> None:
+        """After a start, or a jump of the clock."""
+        self.hearing.give_time(self._clock.monotonic())
+        for run, outcome in self._engine.wake(self._clock.now()):
+            self._publish(run, outcome)
+        self._pump()
+
+    def _housekeeping(self) -> None:
+        now, mono = self._clock.now(), self._clock.monotonic()
+        if abs(now - mono - self._offset) > JUMP or mono - self._swept > JUMP:
+            log.warning("clock.jumped seconds=%.0f", now - mono - self._offset)
+            self._offset, self._swept = now - mono, mono
+            self.wake()
+        for run, outcome in self._engine.fire_due(now):
+            self._publish(run, outcome)
+        if mono - self._swept >= SWEEP:
+            self._swept = mono
+            self._sweep(now, mono)
+        self._pump()
+
+    def _sweep(self, now: float, mono: float) -> None:
+        self._save_beats()
+        for agent, silence in self.hearing.gone_silent(mono):
+            given = inputs.WentSilent(at=now, agent=agent, heard_at=now - silence)
+            self._publish_for(agent, self._engine.heard(agent, given))
+
+    def _save_beats(self) -> None:
+        beats = self.hearing.take_fresh()
+        if beats:
+            with self._store.transaction() as tx:
+                tx.save_beats(beats)
+
+    def _pump(self) -> None:
+        """Hand new outbox entries to the workers."""
+        with self._store.transaction() as tx:
+            items = tx.outgoing(after=self._pumped)
+            records = {item.run: tx.load(item.run) for item in items}
+        for item in items:
+            self._pumped = max(self._pumped, item.id)
+            record = records[item.run]
+            if record is not None:
+                lane = _lane(item.run, item.effect)
+                self._outbox.add(Job(outgoing=item.id, lane=lane, record=record, effect=item.effect))
+
+    def _event(self, delivery: Delivery) -> None:
+        message = self._decoded(delivery)
+        if message is None:
+            return
+        if isinstance(message.body, OutputSeen):
+            self.feed.output(delivery.sender, message)
+        elif message.envelope.sequence > 0:
+            given = inputs.Heard(
+                at=self._clock.now(),
+                agent=delivery.sender,
+                sequence=message.envelope.sequence,
+                body=message.body,
+            )
+            outcome = self._engine.heard(delivery.sender, given)
+            self._heard(delivery.sender)
+            self._publish_for(delivery.sender, outcome)
+        delivery.ack()
+
+    def _heartbeat(self, delivery: Delivery) -> None:
+        message = self._decoded(delivery)
+        if message is not None and isinstance(message.body, Heartbeat):
+            beat = Beat(agent=delivery.sender, at=self._clock.now(), body=message.body)
+            self._heard(delivery.sender, beat)
+            self.feed.beat(beat)
+        delivery.ack()
+
+    def _heard(self, agent: str, beat: Beat | None = None) -> None:
+        if self.hearing.heard(agent, self._clock.monotonic(), beat):
+            given = inputs.HeardAgain(at=self._clock.now(), agent=agent)
+            self._publish_for(agent, self._engine.heard(agent, given))
+
+    def _decoded(self, delivery: Delivery) -> Message[Body] | None:
+        """The message; None for one that was put aside. Unknown fields and kinds are counted."""
+        try:
+            message = decode(delivery.body)
+        except Malformed as error:
+            self._count("malformed")
+            delivery.dead_letter(f"malformed: {error}")
+            return None
+        for name in message.unknown_fields:
+            self._count(f"unknown field {message.envelope.kind}.{name}")
+        return message
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    # -- after a commit -----------------------------------------------------------------------
+
+    def request(self, name: str, given: inputs.Requested) -> Outcome:
+        """For the requests' handler, on the loop's thread."""
+        outcome = self._engine.request(name, given)
+        self._publish(outcome.decision.record.run.id, outcome)
+        return outcome
+
+    def _publish_for(self, agent: str, outcome: Outcome | None) -> None:
+        if outcome is None:
+            return
+        self._publish(outcome.decision.record.run.id, outcome)
+        if outcome.decision.answer is not None:
+            self.tell_agent(outcome.decision.record.run.id, agent, outcome.decision.answer)
+
+    def _publish(self, run: str, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self.feed.changed(outcome)
+            record = outcome.decision.record
+            if any(isinstance(e, effects.CALLS) for e in outcome.decision.effects):
+                self._pump()
+            self._expect(
+                record.run.id, {a.agent: a.number for a in record.attempts if a.open and a.events_through}
+            )
+
+    def _expect(self, run: str, agents: Mapping[str, int]) -> None:
+        self.hearing.expect_of(run, agents, self._clock.monotonic())
+
+    def tell_agent(self, run: str, agent: str, body: Body) -> None:
+        """A command that needs no record: if it is lost, the agent asks by sending its events again."""
+        command = new_id("cmd")
+        attempt = int(agent.rsplit("-", 1)[1])
+        data = encode(body, id=command, run=run, attempt=attempt, agent=agent, sent=self._clock.now())
+        to = Address(Stream.COMMANDS, agent, type(body).__name__)
+        self._bus.publish(to, data, message_id=command, expires=60.0)
+
+
+def _lane(run: str, effect: effects.Effect) -> str:
+    """What must be done in order is done in one lane: commands of an agent, calls about its machine."""
+    return str(getattr(effect, "agent", "") or getattr(effect, "machine", "") or run)

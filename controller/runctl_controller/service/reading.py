@@ -1,0 +1,56 @@
+"""What lies in a run's checkpoint store, for clients: checkpoints and output."""
+
+from __future__ import annotations
+
+from runctl_shared.checkpoints.manifest import ManifestDamaged
+from runctl_shared.checkpoints.open import open_store
+from runctl_shared.checkpoints.repository import RunRepository
+from runctl_shared.messages.replies import CheckpointList, CheckpointView, LogPiece
+from runctl_shared.spec import RunSpec
+
+LARGEST_PIECE = 512 * 1024
+"""Bytes of output in one reply: it must fit into a message."""
+
+
+def list_checkpoints(spec: RunSpec) -> CheckpointList:
+    """Committed checkpoints, newest first; those that may be restored are marked."""
+    repository = RunRepository(open_store(spec.store), spec.run)
+    names = repository.manifests()
+    if not names:
+        return CheckpointList(checkpoints=(), store=spec.store)
+    eligible = {parts.name for parts in repository.eligible()}
+    views = []
+    for parts in sorted(names, reverse=True):
+        try:
+            m = repository.read_manifest(parts.name)
+        except ManifestDamaged:
+            continue
+        views.append(
+            CheckpointView(
+                manifest=parts.name,
+                attempt=m.attempt,
+                step=m.step,
+                epoch=m.epoch,
+                size=m.size,
+                files=len(m.files),
+                format=m.format,
+                trigger=m.trigger,
+                committed_at=m.committed_at,
+                eligible=parts.name in eligible,
+                where=f"{spec.store.rstrip('/')}/{spec.run}/data/{m.id}/{m.root}",
+            )
+        )
+    return CheckpointList(checkpoints=tuple(views), store=spec.store)
+
+
+def read_log(spec: RunSpec, attempt: int, offset: int, limit: int) -> LogPiece:
+    """A piece of what `attempt` printed, as far as it has been stored."""
+    logs = RunRepository(open_store(spec.store), spec.run).logs
+    data = logs.read_log(attempt, offset, min(limit, LARGEST_PIECE)) if attempt else b""
+    return LogPiece(
+        attempt=attempt,
+        offset=offset,
+        data=data,
+        size=logs.log_size(attempt) if attempt else 0,
+        attempts=tuple(logs.log_attempts()),
+    )

@@ -1,0 +1,120 @@
+"""What clients see of a run. Pure: records and heartbeats to replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runctl_controller.core.effects import Tell
+from runctl_controller.core.ledger import dollars
+from runctl_controller.core.model import Attempt, Interval, Machine, Record
+from runctl_controller.store.port import Beat
+from runctl_shared.messages.replies import (
+    AttemptView,
+    IntervalView,
+    MachineView,
+    RunDetail,
+    RunView,
+    StoryView,
+)
+
+
+def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
+    """The run in one line; `beat` is the newest heartbeat of its current attempt's agent."""
+    run, spec = record.run, record.run.spec
+    attempt = record.current or (record.attempts[-1] if record.attempts else None)
+    live = beat.body if beat is not None and attempt is not None and beat.agent == attempt.agent else None
+    open_ = attempt is not None and attempt.open
+    steps = [
+        s for s in (live.step if live else None, attempt.last_step if attempt else None) if s is not None
+    ]
+    at_risk = 0.0
+    if open_ and live is not None and beat is not None:
+        at_risk = live.at_risk_seconds + (max(0.0, now - beat.at) if live.at_risk_seconds else 0.0)
+    elif attempt is not None and not open_:
+        at_risk = attempt.lost_seconds or 0.0
+    return RunView(
+        run=run.id,
+        name=spec.name,
+        project=spec.project,
+        state=run.state.value,
+        why=run.why,
+        attempt=attempt.number if attempt else 0,
+        phase=live.phase if live is not None and open_ else (attempt.state.value if attempt else ""),
+        step=max(steps, default=None),
+        epoch=live.epoch if live else None,
+        loss=live.loss if live else None,
+        saved_step=_saved_step(record),
+        at_risk_seconds=at_risk,
+        unheard=open_ and attempt is not None and attempt.unheard_since is not None,
+        dollars=dollars(record.intervals, now),
+        created_at=run.created_at,
+        ended_at=run.ended_at,
+        exit_code=run.exit_code,
+    )
+
+
+def _saved_step(record: Record) -> int | None:
+    """The step of the newest verified checkpoint of any attempt, as far as it was reported."""
+    for attempt in reversed(record.attempts):
+        if attempt.saved_step is not None:
+            return attempt.saved_step
+        if attempt.restored_step is not None:
+            return attempt.restored_step
+    return None
+
+
+def run_detail(record: Record, beat: Beat | None, story: Sequence[Tell], now: float) -> RunDetail:
+    return RunDetail(
+        run=run_view(record, beat, now),
+        spec=record.run.spec,
+        attempts=tuple(_attempt(a) for a in record.attempts),
+        machines=tuple(_machine(m) for m in record.machines),
+        ledger=tuple(_interval(i) for i in record.intervals),
+        story=tuple(story_view(item) for item in story),
+    )
+
+
+def _attempt(a: Attempt) -> AttemptView:
+    return AttemptView(
+        attempt=a.number,
+        state=a.state.value,
+        reason=a.reason,
+        detail=a.detail,
+        exit_code=a.exit_code,
+        signal=a.signal,
+        unheard=a.unheard_since is not None,
+        started_at=a.started_at,
+        ended_at=a.ended_at,
+        resumed_from=a.resumed_from,
+        restored_step=a.restored_step,
+        first_step=a.first_step,
+        last_step=a.last_step,
+        saved_step=a.saved_step,
+        lost_seconds=a.lost_seconds,
+        lost_steps=a.lost_steps,
+    )
+
+
+def _machine(m: Machine) -> MachineView:
+    return MachineView(
+        machine=m.id,
+        attempt=m.attempt,
+        provider=m.order.offer.provider,
+        provider_id=m.provider_id,
+        state=m.state.value,
+        cause=m.cause,
+        launched_at=m.launched_at,
+        ended_at=m.ended_at,
+    )
+
+
+def _interval(i: Interval) -> IntervalView:
+    return IntervalView(
+        machine=i.machine, attempt=i.attempt, use=i.use, start=i.start, end=i.end, price=i.price
+    )
+
+
+def story_view(item: Tell) -> StoryView:
+    return StoryView(
+        at=item.at, attempt=item.attempt, kind=item.kind, text=item.text, actor=item.actor, data=item.data
+    )

@@ -1,0 +1,146 @@
+"""Subscriptions and deliveries of the embedded bus. They are settled from any thread; the rest is the engine's."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from runctl_shared.bus.embedded.session import Session
+from runctl_shared.bus.embedded.store import Message, Row
+from runctl_shared.bus.port import MAX_BODY, Delivery, Handler
+
+if TYPE_CHECKING:
+    from runctl_shared.bus.embedded.engine import Engine
+
+log = logging.getLogger("runctl.bus")
+
+_serial = itertools.count()
+
+
+def checked(body: bytes) -> bytes:
+    """`body`. Raises ValueError when no bus may carry it."""
+    if len(body) > MAX_BODY:
+        raise ValueError(f"a message of {len(body)} bytes; the largest allowed is {MAX_BODY}")
+    return bytes(body)
+
+
+class Subscription:
+    """Takes messages out of `queue`; out of one of its own, ``<queue>.<consumer>``, where `private`."""
+
+    def __init__(
+        self, engine: Engine, queue: str, handler: Handler, prefetch: int, *, private: bool = False
+    ) -> None:
+        self._engine = engine
+        self._name = queue
+        self._private = private
+        self._handler = handler
+        self._prefetch = max(1, prefetch)
+        self._consumer: str | None = None  # while it is in place
+        self.queue = queue
+        # By serial number; who takes one out settles it. Never by the message's id: the same message may be
+        # delivered twice, and settling the first delivery must not settle the second.
+        self._unsettled: dict[int, Held] = {}
+
+    def close(self) -> None:
+        self._unsettled.clear()  # too late to settle them
+        self._engine.unlisten(self)
+
+    # ------------------------------------------------------------ the engine's thread, inside a transaction
+
+    def place(self, session: Session) -> None:
+        if self._consumer is None:
+            self._consumer = session.new_consumer()
+            self.queue = f"{self._name}.{self._consumer}" if self._private else self._name
+            session.store.add_consumer(self._consumer, session.link, self.queue)
+
+    def displace(self, session: Session) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            session.store.drop_consumer(consumer)
+
+    def take(self, session: Session, arrived: list[tuple[Subscription, list[Delivery]]]) -> str | None:
+        """Add to `arrived` what there is room for. Returns the other link whose turn it is, if it is not ours."""
+        if self._consumer is None:
+            return None
+        first = session.store.active(self.queue)
+        if first is None or first[0] != self._consumer:
+            return None if first is None or first[1] == session.link else first[1]
+        room = self._prefetch - len(self._unsettled)
+        rows = session.store.take(self._consumer, self.queue, room) if room > 0 else []
+        if rows:
+            deliveries: list[Delivery] = []
+            for row in rows:
+                held = Held(self._engine, self._consumer, row, self._unsettled)
+                self._unsettled[held.serial] = held
+                deliveries.append(held)
+            arrived.append((self, deliveries))
+        return None
+
+    # ------------------------------------------------------------ the engine's thread, afterwards
+
+    def lost(self) -> None:
+        """The connection is gone; whatever was delivered through it is in other hands by now."""
+        self._consumer = None
+        self._unsettled.clear()
+
+    def hand_out(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            if self._consumer is None or self._engine.closed():
+                return
+            try:
+                self._handler(delivery)
+            except Exception:
+                log.exception("bus.handler_failed queue=%s", self.queue)
+
+
+class Held:
+    """A message in the hands of a consumer."""
+
+    def __init__(self, engine: Engine, consumer: str, row: Row, unsettled: dict[int, Held]) -> None:
+        self.serial = next(_serial)
+        self._engine = engine
+        self._consumer = consumer
+        self._row = row
+        self._unsettled = unsettled
+
+    @property
+    def body(self) -> bytes:
+        return self._row.body
+
+    @property
+    def sender(self) -> str:
+        return self._row.sender
+
+    @property
+    def topic(self) -> str:
+        return self._row.topic
+
+    @property
+    def message_id(self) -> str:
+        return self._row.message_id
+
+    @property
+    def redelivered(self) -> bool:
+        return self._row.deliveries > 1
+
+    def ack(self) -> None:
+        self._settle(lambda session: session.store.ack(self._consumer, self._row.id))
+
+    def dead_letter(self, reason: str) -> None:
+        words = reason.encode(errors="replace").decode()
+        self._settle(lambda session: session.store.put_aside(self._consumer, self._row.id, words))
+
+    def requeue(self) -> None:
+        self._settle(lambda session: session.store.give_back(self._consumer, self._row.id))
+
+    def reply(self, body: bytes) -> None:
+        # The id of a reply is that of its request.
+        reply = Message(self._row.reply_to, "", "", self._row.message_id, checked(body))
+        if reply.queue:
+            self._engine.settle(lambda session: session.store.put_reply(reply))
+
+    def _settle(self, run: Callable[[Session], None]) -> None:
+        if self._unsettled.pop(self.serial, None) is not None:
+            self._engine.settle(run)
