@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from runctl_testing.broker import Broker, Unavailable, new_broker
+from runctl_testing.eventually import eventually
 from runctl_testing.guard import Guard
 from runctl_testing.leftovers import SESSION, describe, marked
 
@@ -67,10 +67,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Whatever a test started must have ended by now; what has not fails the run, by name, and is ended."""
-    # What was told to end a moment ago may still be at it.
-    _, left = psutil.wait_procs(list(marked(SESSION, os.environ[SESSION])), timeout=10)
-    session.config.stash[_LEFT] = [describe(process) for process in left if process.is_running()]
-    if session.config.stash[_LEFT]:
+    mark = os.environ[SESSION]
+    try:
+        # What was told to end a moment ago may still be at it.
+        eventually(lambda: not list(marked(SESSION, mark)), timeout=10)
+    except AssertionError:
+        session.config.stash[_LEFT] = [describe(process) for process in marked(SESSION, mark)]
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     session.config.stash[_GUARD].close()
 

@@ -31,6 +31,7 @@ def test_a_killed_broker_keeps_its_durable_queue_and_its_url(private_broker: Bro
         persistent = pika.BasicProperties(delivery_mode=2)
         channel.basic_publish("", "kept", b"still here", persistent, mandatory=True)
 
+        private_broker.settle()
         private_broker.kill()
         with pytest.raises(pika.exceptions.StreamLostError):
             connection.process_data_events(time_limit=30)

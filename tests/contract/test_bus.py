@@ -1,4 +1,4 @@
-"""What every bus promises (runctl_shared/bus/port.py), held against both implementations: delivery.
+"""What every bus promises (runctl_shared/bus/port.py), held against both kinds: delivery.
 
 Each test's docstring names the bug that it would catch. The several streams: test_bus_streams.py.
 """
@@ -155,19 +155,22 @@ def test_close_flushes_what_was_published(buses: Buses) -> None:
 def test_nothing_confirmed_is_lost_while_consumers_are_killed_one_after_another(buses: Buses) -> None:
     """A message acknowledged by the bus itself, or lost between two owners: confirmed but never handled."""
     controller = buses.controller()
-    workers = [buses.child("work", "events", "") for _ in range(4)]
-    for worker in workers:
-        assert worker.lines(1) == ["subscribed"]
+    workers = []
+    for _ in range(4):
+        workers.append(buses.child("work", "events", ""))
+        assert workers[-1].lines(1) == ["subscribed"]
     handled: set[str] = set()
-    with ThreadPoolExecutor(1) as pool:
-        sent = pool.submit(lambda: [send(controller, event("agent-a-1"), b"%d" % n) for n in range(400)])
-        for worker in workers:
-            handled.update(worker.lines(50))
-            worker.kill()
-        inbox = Inbox()
-        controller.subscribe(EVENTS, inbox)
-        sent.result(PATIENCE)
-    eventually(lambda: handled | {body.decode() for body in inbox.bodies()} >= {str(n) for n in range(400)})
+    for phase, worker in enumerate(workers):
+        bodies = numbers(100, start=100 * phase)
+        futures = [controller.publish(event("agent-a-1"), body, message_id=body.decode()) for body in bodies]
+        handled.update(worker.lines(50))
+        handled.update(worker.kill())
+        for future in futures:
+            future.result(PATIENCE)
+    inbox = Inbox()
+    controller.subscribe(EVENTS, inbox)
+    everything = {body.decode() for body in numbers(400)}
+    eventually(lambda: handled | {body.decode() for body in inbox.bodies()} == everything, PATIENCE)
 
 
 # ---------------------------------------------------------------- one consumer at a time

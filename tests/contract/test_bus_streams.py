@@ -1,4 +1,4 @@
-"""What every bus promises (runctl_shared/bus/port.py), held against both implementations: the several streams.
+"""What every bus promises (runctl_shared/bus/port.py), held against both kinds: the several streams.
 
 Each test's docstring names the bug that it would catch. Delivery in general: test_bus.py.
 """
@@ -159,7 +159,7 @@ def test_a_request_without_a_reply_times_out_and_a_late_reply_is_dropped(buses: 
 
 
 def test_a_client_that_closes_stops_waiting_and_its_reply_is_dropped(buses: Buses) -> None:
-    """A thread that waits for an answer that can no longer come; a reply to nobody that breaks the controller."""
+    """A thread that waits for what can no longer come; a reply to nobody that breaks the controller."""
     controller, client = buses.controller(), buses.connect()
     inbox = Inbox(hold=True)
     controller.subscribe(REQUESTS, inbox)

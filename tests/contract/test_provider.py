@@ -16,10 +16,12 @@ from runctl_controller.providers.port import (
     EndCause,
     LaunchOrder,
     MachineState,
+    NoCapacity,
     Offer,
     Provider,
     Refused,
     Sighting,
+    Throttled,
 )
 from runctl_shared.clock import FakeClock
 from runctl_testing.eventually import eventually
@@ -265,3 +267,71 @@ def test_one_can_end_a_machine_that_is_about_to_be_taken(rig: Rig) -> None:
     rig.provider.interrupt(order, 3600.0)
     rig.provider.terminate(order)
     assert until(rig, order, MachineState.TERMINATED).cause is EndCause.ASKED
+
+
+# What only the fake promises: it is what other tests stand on.
+
+
+def test_the_fake_fails_once_and_does_nothing_then() -> None:
+    rig = FakeRig()
+    order = rig.order("agent-aaaa-1")
+    rig.fake.calls.clear()
+    rig.fake.fail_once("launch", NoCapacity("none"))
+    with pytest.raises(NoCapacity):
+        rig.fake.launch(order)
+    assert rig.fake.burning() == []
+    rig.fake.launch(order)
+    assert rig.fake.burning() == [order.machine]
+    assert rig.fake.calls == [("launch", order.machine)] * 2
+
+
+def test_the_fake_loses_an_answer_but_not_the_machine() -> None:
+    rig = FakeRig()
+    order = rig.order("agent-aaaa-1")
+    rig.fake.lose_answer_once()
+    with pytest.raises(Throttled):
+        rig.fake.launch(order)
+    assert rig.fake.burning() == [order.machine]
+    assert rig.fake.launch(order).state is MachineState.PENDING
+    assert rig.machines() == 1
+
+
+def test_the_fake_hides_a_new_machine_for_a_while() -> None:
+    rig = FakeRig()
+    rig.fake.hidden_for = 2
+    order = rig.order("agent-aaaa-1")
+    rig.fake.launch(order)
+    assert list(rig.fake.list_ours(OURS)) == []
+    states = [sight(rig, order).state for _ in range(3)]
+    assert states == [MachineState.ABSENT, MachineState.ABSENT, MachineState.PENDING]
+    assert len(rig.fake.list_ours(OURS)) == 1
+
+
+def test_the_fake_takes_its_time() -> None:
+    rig = FakeRig()
+    order = rig.order("agent-aaaa-1")
+    rig.fake.launch(order)
+    rig.clock.advance(5.0)
+    assert sight(rig, order).state is MachineState.RUNNING
+    rig.fake.terminate(order)
+    rig.clock.advance(6.0)
+    assert sight(rig, order).state is MachineState.ENDING
+    assert rig.fake.burning() == [order.machine]
+    rig.clock.advance(1.0)
+    assert sight(rig, order).state is MachineState.TERMINATED
+    assert rig.fake.burning() == []
+
+
+def test_the_fake_takes_a_machine_at_the_time_it_told() -> None:
+    rig = FakeRig()
+    order = rig.order("agent-aaaa-1")
+    rig.fake.launch(order)
+    assert rig.fake.notice(order.machine) is None
+    rig.fake.interrupt(order, 120.0)
+    at = rig.clock.now() + 120.0
+    assert rig.fake.notice(order.machine) == at
+    rig.clock.advance(500.0)  # nobody looked meanwhile
+    over = sight(rig, order)
+    assert (over.cause, over.ended_at) == (EndCause.INTERRUPTED, at)
+    with pytest.raises(KeyError):
+        rig.fake.take(order.machine, EndCause.FAILED)

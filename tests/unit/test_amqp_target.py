@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from runctl_shared.bus.amqp.names import Names, spoken
@@ -95,3 +98,9 @@ def test_what_is_no_address_is_refused(to: Address) -> None:
 def test_the_sender_is_who_the_key_says(stream: Stream, key: str, who: tuple[str, str | None]) -> None:
     """A sender read out of a key that nobody has checked."""
     assert spoken(stream, key) == who
+
+
+def test_the_port_alone_does_not_cost_pika() -> None:
+    """Every start of the command line pays for a broker that it may not use."""
+    code = "import sys, runctl_shared.bus.port, runctl_shared.bus.connect; sys.exit('pika' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # Longer numbers are dates and hashes; what goes on as 7b, 1.5 or 2024-01-31 is a size, a version or a day.
-_DIGITS = r"(?<!\d)(\d{1,11})(?![a-z\d]|\.\d|-\d\d-\d\d)"
+_DIGITS = r"(?<![0-9])([0-9]{1,11})(?![a-z0-9]|\.[0-9]|-[0-9][0-9]-[0-9][0-9])"
 
 _STEP = re.compile(r"(?:^|[^a-z])(?:global_?)?(?:steps?|iter(?:ation)?s?|it)[-_=]?" + _DIGITS)
 _NUMBERED = re.compile(

@@ -23,7 +23,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 def read_header(file: IO[bytes]) -> Header:
-    """The header at the beginning of `file`, which is left at the first byte of the data. Raises ValueError."""
+    """The header of the array in `file`, which is left at the first byte of the data. Raises ValueError."""
     prefix = _exactly(file, 8)
     if not prefix.startswith(_MAGIC) or prefix[6] not in (1, 2, 3):
         raise ValueError("not a .npy array")
@@ -37,7 +37,7 @@ def read_header(file: IO[bytes]) -> Header:
     text = _exactly(file, length).decode("latin-1" if prefix[6] < 3 else "utf-8")
     try:
         found = ast.literal_eval(text.strip())
-    except (SyntaxError, MemoryError, RecursionError, TypeError) as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError, TypeError) as error:
         raise ValueError("its header is not readable") from error
     return _header(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import zipfile
 import zlib
@@ -40,8 +41,15 @@ def looks_like_zip(path: Path) -> bool:
 @contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The archive at `path`. Raises OSError, or one of DAMAGED."""
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        yield archive
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Its table of contents names a place before the beginning of the file.
+            raise zipfile.BadZipFile("its table of contents is damaged") from error
 
 
 def check_members(archive: zipfile.ZipFile, size: int) -> Verdict:

@@ -70,10 +70,10 @@ def save_targets(root: int, processes: Sequence[Process]) -> tuple[Process, ...]
     A rank is a process that has a rank which its parent has not: its workers inherit it. Where there are
     ranks, it is they (each followed inwards through its own wrappers); else the innermost command.
     """
-    tree = _Tree(processes)
-    if root not in tree.by_pid:
+    tops = [process for process in processes if process.pid == root]
+    if not tops:
         return ()
-    return tuple(sorted(tree.ranks_or_innermost(tree.by_pid[root]), key=lambda each: each.pid))
+    return tuple(sorted(_Tree(tops[0], processes).ranks_or_innermost(tops[0]), key=lambda each: each.pid))
 
 
 def describe(process: Process) -> str:
@@ -83,12 +83,22 @@ def describe(process: Process) -> str:
 
 
 class _Tree:
-    def __init__(self, processes: Sequence[Process]) -> None:
-        self.by_pid = {process.pid: process for process in processes}
+    """What is below `top`. A snapshot is read process by process and ids are given away again, so it may
+    seem to hold a loop: each process is placed once."""
+
+    def __init__(self, top: Process, processes: Sequence[Process]) -> None:
         self.children: dict[int, list[Process]] = {}
+        by_parent: dict[int, list[Process]] = {}
         for process in processes:
-            if process.ppid != process.pid:
-                self.children.setdefault(process.ppid, []).append(process)
+            by_parent.setdefault(process.ppid, []).append(process)
+        placed = {top.pid}
+        todo = [top.pid]
+        while todo:
+            pid = todo.pop()
+            below = [each for each in by_parent.get(pid, []) if each.pid not in placed]
+            placed.update(each.pid for each in below)
+            todo += [each.pid for each in below]
+            self.children[pid] = below
 
     def ranks_or_innermost(self, top: Process) -> list[Process]:
         ranks = self._ranks_below(top)

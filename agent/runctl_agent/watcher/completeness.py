@@ -100,7 +100,9 @@ class Completeness:
         """
         watch = self._watches.get(name)
         if watch is not None and watch.done and frozenset(watch.seen.stamps) == watch.taken:
-            self._watches[name] = _Watch(watch.seen, look_at=at, taken=watch.taken)
+            # It was quiet before, so that no event is asked for, nor does one bring it forward.
+            since = at if watch.since is None else watch.since
+            self._watches[name] = _Watch(watch.seen, look_at=at, since=since, taken=watch.taken)
 
     def drop(self, name: str) -> None:
         """Judge it afresh at the next look."""

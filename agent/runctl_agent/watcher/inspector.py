@@ -1,4 +1,4 @@
-"""Looks at the checkpoint directory once: scans, asks for leases, checks, and says what is complete."""
+"""Goes through one scan of the checkpoint directory: asks for leases, checks, and says what is complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runctl_agent.watcher import lease
 from runctl_agent.watcher.completeness import Completeness, Seen
 from runctl_agent.watcher.lease import Lease
 from runctl_agent.watcher.model import Candidate, version_of
-from runctl_agent.watcher.scan import look_at, scan
+from runctl_agent.watcher.scan import Scan, look_at
 from runctl_agent.watcher.taken import Taken
 
 log = logging.getLogger("runctl.watcher")
@@ -42,13 +42,9 @@ class Inspector:
         self.next_look: float | None = None
         """The monotonic time at which something may have become complete without an event."""
 
-    def inspect(self, now: float, *, woken: bool, writer_gone: bool) -> list[Candidate]:
-        """What is complete and was not handed over before, oldest first; from now on it has been.
-
-        Raises OSError when the directory cannot be read; nothing is changed then.
-        """
-        scanned = scan(self._root)
-        self._unreadable = scanned.unreadable
+    def inspect(self, now: float, scanned: Scan, *, woken: bool, writer_gone: bool) -> list[Candidate]:
+        """What is complete and was not handed over before, oldest first; from now on it has been."""
+        self._unreadable = dict(scanned.unreadable)
         self._errors = {}
         self._complete = {}
         found = (self._find(entry) for entry in scanned.entries.values())
@@ -71,7 +67,7 @@ class Inspector:
         self._taken.commit(version)
 
     def forget(self, version: str, at: float) -> None:
-        """Hand `version` over again if it is still there, not before the monotonic time `at`. Raises OSError."""
+        """Hand `version` over again if it is still there, not before the time `at`. Raises OSError."""
         for name in self._named(version):
             self._completeness.reopen(name, at)
         self._taken.forget(version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,27 +46,25 @@ class Wakeup:
             events.DirCreatedEvent,
             events.DirMovedEvent,
         ]
-        observer = Observer()
         try:
-            observer.schedule(Handler(), str(self._folder), recursive=True, event_filter=wanted)
-            observer.start()
+            self._observer = Observer()
+            # The real path: a watch on a symbolic link hears nothing of the folder behind it.
+            folder = os.path.realpath(self._folder)
+            self._observer.schedule(Handler(), folder, recursive=True, event_filter=wanted)
+            self._observer.start()
         except OSError as error:
-            # Most often the limit of watches per user (ENOSPC), or the folder has just gone.
+            # Most often the limit of watches (ENOSPC) or of watchers (EMFILE), or the folder has just gone.
             log.info("watcher.no_events folder=%s why=%s", self._folder, error)
-            _end(observer)
+            self.stop()
             return False
-        self._observer = observer
         return True
 
     def stop(self) -> None:
         """Returns when its threads have ended."""
         observer, self._observer = self._observer, None
-        if observer is not None:
-            _end(observer)
-
-
-def _end(observer: BaseObserver) -> None:
-    observer.stop()
-    # One that has never run cannot be waited for.
-    with contextlib.suppress(RuntimeError):
-        observer.join()
+        if observer is None:
+            return
+        observer.stop()
+        # One that has never run cannot be waited for.
+        with contextlib.suppress(RuntimeError):
+            observer.join()

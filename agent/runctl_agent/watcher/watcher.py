@@ -15,6 +15,7 @@ from pathlib import Path
 from runctl_agent.watcher import mounts
 from runctl_agent.watcher.inspector import Inspector
 from runctl_agent.watcher.model import Candidate
+from runctl_agent.watcher.scan import scan
 from runctl_agent.watcher.taken import Taken
 from runctl_agent.watcher.wakeup import Wakeup
 from runctl_shared.clock import Clock
@@ -64,13 +65,16 @@ class Watcher:
         self._lock = threading.Lock()  # guards what follows
         self._inspector = Inspector(root, quiet, Taken(memory))
         self._place: tuple[int, int] | None = None
+        self._readable = True
         self._looked_at = clock.monotonic()
-        self._look_took = 0.0
+        self._scan_took = 0.0
 
         self._awake = threading.Event()
         self._wakeup = Wakeup(root, self._awake.set)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._heard_place: tuple[int, int] | None = None  # these two are the thread's own
+        self._hears = False
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -120,21 +124,33 @@ class Watcher:
             log.warning("watcher.not_noted what=%s why=%s", what, error)
 
     def _run(self) -> None:
-        delay, events, watched = 0.0, False, None
+        delay = 0.0
         try:
-            while not self._stopping.is_set():
-                woken = self._awake.wait(delay)
+            while True:
+                self._awake.wait(delay)
                 self._stopping.wait(self._rest())
+                if self._stopping.is_set():
+                    return
+                woken = self._awake.is_set()
                 self._awake.clear()
-                place = _place_of(self._root)
-                if place != watched:
-                    # First the events, then the scan: nothing falls between the two.
-                    watched, events = place, place is not None and self._listen()
-                for candidate in self._look(woken=woken, writer_gone=False):
-                    self._hand_over(candidate)
-                delay = self._delay(events)
+                delay = self._turn(woken)
         finally:
             self._wakeup.stop()
+
+    def _turn(self, woken: bool) -> float:
+        """One look, and what follows from it; the seconds to sleep if nothing happens."""
+        try:
+            place = _place_of(self._root)
+            if place != self._heard_place:
+                # First the events, then the scan: nothing falls between the two.
+                self._heard_place, self._hears = place, place is not None and self._listen()
+            for candidate in self._look(woken=woken, writer_gone=False):
+                self._hand_over(candidate)
+            return self._delay()
+        except Exception:
+            # A mistake of ours about one candidate must not end the watch over all the others.
+            log.exception("watcher.failed folder=%s", self._root)
+            return RESCAN
 
     def _listen(self) -> bool:
         return not mounts.far(self._root) and self._wakeup.start()
@@ -146,13 +162,17 @@ class Watcher:
             if place != self._place:
                 self._place, self._inspector.leases = place, not mounts.far(self._root)
             try:
-                return self._inspector.inspect(began, woken=woken, writer_gone=writer_gone)
+                scanned = scan(self._root)
             except OSError as error:
-                log.warning("watcher.unreadable folder=%s why=%s", self._root, error)
+                if self._readable:
+                    log.warning("watcher.unreadable folder=%s why=%s", self._root, error)
+                self._readable, self._inspector.next_look = False, None
                 return []
             finally:
                 self._looked_at = self._clock.monotonic()
-                self._look_took = self._looked_at - began
+                self._scan_took = self._looked_at - began
+            self._readable = True
+            return self._inspector.inspect(began, scanned, woken=woken, writer_gone=writer_gone)
 
     def _hand_over(self, candidate: Candidate) -> None:
         try:
@@ -164,14 +184,14 @@ class Watcher:
     def _rest(self) -> float:
         """Seconds that must pass before the next scan, whatever happens."""
         with self._lock:
-            wait = max(SHORTEST, BUSY_SHARE * self._look_took)
+            wait = max(SHORTEST, BUSY_SHARE * self._scan_took)
             return max(0.0, self._looked_at + min(wait, RESCAN) - self._clock.monotonic())
 
-    def _delay(self, events: bool) -> float:
+    def _delay(self) -> float:
         """Seconds to sleep if nothing happens."""
         with self._lock:
             # Where there are no events, stating files may be slow: do not do it all the time.
-            regular = RESCAN if events else min(RESCAN, max(POLL, 50 * self._look_took))
+            regular = RESCAN if self._hears else min(RESCAN, max(POLL, 50 * self._scan_took))
             due, now = self._inspector.next_look, self._clock.monotonic()
             return regular if due is None else min(regular, max(0.0, due - now))
 

@@ -43,9 +43,9 @@ class FakeProvider:
     """All times come from `clock`, which tests move.
 
     `pending_for` and `ending_for` are the seconds a machine takes to boot and to end; `hidden_for` is how
-    many calls of `describe` do not see a new machine yet (nor does `list_ours` until then). They hold for machines
-    launched, or ended, from then on. `calls` is what was called, as (operation, machine or installation);
-    every call is recorded, also one that fails.
+    many calls of `describe` do not see a new machine yet (nor does `list_ours` until then). They hold for
+    machines launched, or ended, from then on. `calls` is what was called, as (operation, machine or
+    installation); every call is recorded, also one that fails.
     """
 
     def __init__(self, clock: Clock, *, name: str = "fake", offers: Sequence[Offer] = _OFFERS) -> None:

@@ -1,4 +1,4 @@
-"""Requests of clients. What changes a run goes through the core; what only looks is answered from the store."""
+"""Requests of clients: what changes a run goes through the core, what only looks is read from the store."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Clients:
         body = message.body
         if isinstance(body, _ACTS):
             return self._act(body, message.envelope.actor or "unknown")
-        handler = self._handlers.get(type(body))
+        handler = _LOOKS.get(type(body))
         if handler is None:
             raise UsageError(f"This controller does not know the request {message.envelope.kind!r}.")
         return handler(self, body)
@@ -171,10 +171,8 @@ class Clients:
         self._loop.stop()
         return replies.Done(note="the controller ends")
 
-    _handlers: dict[type[Body], Callable[[Clients, Any], Body]] = {}
 
-
-Clients._handlers = {
+_LOOKS: dict[type[Body], Callable[[Clients, Any], Body]] = {
     requests.ListRuns: Clients._list,
     requests.ShowRun: Clients._show,
     requests.ListCheckpoints: Clients._checkpoints,

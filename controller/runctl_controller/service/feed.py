@@ -11,7 +11,7 @@ from runctl_shared.bus.port import Address, Bus, Stream
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
 from runctl_shared.messages.base import Body
-from runctl_shared.messages.codec import Message, encode
+from runctl_shared.messages.codec import encode
 from runctl_shared.messages.events import OutputSeen
 from runctl_shared.messages.replies import OutputRelayed, ProgressSeen, RunChanged, RunView
 
@@ -49,12 +49,11 @@ class Feed:
         if record is not None:
             self._send(record.run.id, ProgressSeen(view=self.view(record)))
 
-    def output(self, agent: str, message: Message[OutputSeen]) -> None:
+    def output(self, agent: str, attempt: int, body: OutputSeen) -> None:
         """Relay a piece of output; `agent` is known by the delivery."""
         with self._store.transaction() as tx:
             run = tx.run_of_agent(agent)
         if run is not None and self._wanted(run):
-            body, attempt = message.body, message.envelope.attempt
             self._send(run, OutputRelayed(attempt=attempt, offset=body.offset, data=body.data))
 
     def _wanted(self, run: str) -> bool:

@@ -27,7 +27,7 @@ log = logging.getLogger("runctl.loop")
 SWEEP = 1.0
 """Seconds between looks at who is silent and writes of the heartbeats that came meanwhile."""
 JUMP = 10.0
-"""A difference of so many seconds between the two clocks means that the clock was set or the machine slept."""
+"""If the two clocks come apart by so many seconds, the clock was set or the machine slept."""
 
 
 class Loop:
@@ -167,7 +167,7 @@ class Loop:
         if message is None:
             return
         if isinstance(message.body, OutputSeen):
-            self.feed.output(delivery.sender, message)
+            self.feed.output(delivery.sender, message.envelope.attempt, message.body)
         elif message.envelope.sequence > 0:
             given = inputs.Heard(
                 at=self._clock.now(),

@@ -1,4 +1,4 @@
-"""The bus behind a URL. Costs next to nothing to import: what an implementation needs comes with its first use."""
+"""The bus behind a URL. Costs next to nothing to import: what it needs comes with the first connection."""
 
 from __future__ import annotations
 

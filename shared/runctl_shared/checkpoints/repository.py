@@ -33,7 +33,7 @@ from runctl_shared.checkpoints.manifest import (
 from runctl_shared.checkpoints.objects import AlreadyExists, ObjectMissing, ObjectStore
 from runctl_shared.checkpoints.prefixed import PrefixedStore
 from runctl_shared.checkpoints.restore import Restore, Restored, content_problem
-from runctl_shared.checkpoints.upload import Draft, LocalFile, ShouldStop, Upload, check_draft, never
+from runctl_shared.checkpoints.upload import Draft, ShouldStop, Stamp, Upload, check_draft, never
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.errors import RunctlError
 from runctl_shared.spec import RunSpec
@@ -124,9 +124,9 @@ class RunRepository:
         return lineage.eligible(self.claims(), (parts.name for parts in self.manifests()))
 
     def commit(
-        self, draft: Draft, base: Path, files: Sequence[LocalFile], should_stop: ShouldStop = never
+        self, draft: Draft, base: Path, files: Sequence[Stamp], should_stop: ShouldStop = never
     ) -> Manifest:
-        """Upload `files` (a `snapshot` of the complete checkpoint under `base`), then commit the manifest.
+        """Upload `files` (as they were under `base` when the checkpoint was complete), then commit the manifest.
 
         The checkpoint exists once this returns. `should_stop` is asked between files. Raises
         ChangedDuringUpload and Stopped after having removed what was uploaded; AlreadyExists when this

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -45,11 +46,27 @@ class Stopped(RunctlError):
     code = "stopped"
 
 
-class LocalFile(msgspec.Struct, frozen=True):
+class Stamp(Protocol):
     """A file as it was when the checkpoint was found complete.
 
     `path` is relative to the checkpoint directory, /-separated; `size` in bytes.
     """
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def mtime_ns(self) -> int: ...
+
+    @property
+    def inode(self) -> int: ...
+
+
+class LocalFile(msgspec.Struct, frozen=True):
+    """A Stamp made by `snapshot`."""
 
     path: str
     size: int
@@ -86,7 +103,7 @@ def snapshot(base: Path, paths: Iterable[str]) -> tuple[LocalFile, ...]:
     return tuple(_as_it_is(base, path) for path in paths)
 
 
-def check_draft(draft: Draft, files: Sequence[LocalFile]) -> None:
+def check_draft(draft: Draft, files: Sequence[Stamp]) -> None:
     """Raise ValueError for what could be stored but not found or restored again."""
     parts = parse_name(draft.name)
     # A number too large for its field, or an odd id, makes a name that no listing would recognise.
@@ -111,7 +128,7 @@ class Upload:
         self._should_stop = should_stop
         self._written: list[str] = []
 
-    def commit(self, draft: Draft, base: Path, files: Sequence[LocalFile]) -> Manifest:
+    def commit(self, draft: Draft, base: Path, files: Sequence[Stamp]) -> Manifest:
         """See RunRepository.commit."""
         started = self._clock.monotonic()
         try:
@@ -127,7 +144,7 @@ class Upload:
         self._store.put(manifest.name, encode(manifest), if_absent=True)
         return manifest
 
-    def _put(self, checkpoint: str, base: Path, file: LocalFile) -> FileEntry:
+    def _put(self, checkpoint: str, base: Path, file: Stamp) -> FileEntry:
         self._check_stop()
         key = data_key(checkpoint, file.path)
         self._written.append(key)
@@ -168,16 +185,17 @@ def _as_it_is(base: Path, path: str) -> LocalFile:
     return LocalFile(path, found.st_size, found.st_mtime_ns, found.st_ino)
 
 
-def _require_unchanged(base: Path, file: LocalFile) -> None:
+def _require_unchanged(base: Path, file: Stamp) -> None:
     try:
-        same = _as_it_is(base, file.path) == file
+        now = _as_it_is(base, file.path)
+        same = (now.size, now.mtime_ns, now.inode) == (file.size, file.mtime_ns, file.inode)
     except FileNotFoundError:
         same = False
     if not same:
         raise _changed(file)
 
 
-def _changed(file: LocalFile) -> ChangedDuringUpload:
+def _changed(file: Stamp) -> ChangedDuringUpload:
     return ChangedDuringUpload(
         f"{file.path!r} changed while it was uploaded.", "The checkpoint is taken again once it is complete."
     )

@@ -75,7 +75,7 @@ def _unpack(data: bytes) -> dict[str, Any]:
     if len(data) > MAX_MESSAGE:
         raise Malformed(f"{len(data)} bytes are more than {MAX_MESSAGE}")
     try:
-        raw = msgpack.unpackb(data, raw=False, strict_map_key=True, max_buffer_size=MAX_MESSAGE)
+        raw = msgpack.unpackb(data, raw=False, strict_map_key=True)
     except Exception as error:
         raise Malformed(f"not msgpack: {type(error).__name__}") from None
     if not isinstance(raw, dict):

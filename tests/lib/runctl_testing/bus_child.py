@@ -28,6 +28,8 @@ def main() -> None:
         pid = os.fork()
         if pid:
             _say(str(pid))
+        else:
+            os.close(1)  # else whoever reads it would wait for this process too
     threading.Event().wait()
 
 

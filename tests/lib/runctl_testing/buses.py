@@ -76,11 +76,15 @@ class Child:
         assert self._process.stdout is not None
         return [line.rstrip("\n") for _, line in zip(range(count), self._process.stdout, strict=False)]
 
-    def kill(self) -> None:
+    def kill(self) -> list[str]:
+        """SIGKILL it; returns what else it had printed. Idempotent."""
         self._process.kill()
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        output = self._process.stdout
+        if output is None or output.closed:
+            return []
+        with output:
+            return output.read().splitlines()
 
 
 class Buses:

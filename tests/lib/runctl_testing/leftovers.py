@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+from runctl_testing.eventually import eventually
 
 # Set by tests/conftest.py for the whole run; each Broker adds a mark of its own.
 # Not RUNCTL_…: those are settings, which tests clear and runctl checks.
@@ -37,20 +40,21 @@ def describe(process: psutil.Process) -> str:
 def end_marked(name: str, value: str, patience: float = 10.0) -> list[int]:
     """SIGKILL everything so marked until nothing is; returns the ids of what outlived `patience` seconds.
 
-    More than one pass, since a process may have forked between being listed and being killed.
+    More than one pass, since a process may have forked between being listed and being killed. A zombie has no
+    environment left and counts as gone.
     """
-    left: list[psutil.Process] = []
-    for _ in range(20):
-        found = list(marked(name, value))
-        if not found:
-            return []
-        for process in found:
-            try:
+
+    def none_left() -> bool:
+        for process in marked(name, value):
+            with contextlib.suppress(psutil.Error):
                 process.kill()
-            except psutil.Error:
-                continue
-        _, left = psutil.wait_procs(found, timeout=patience / 20)
-    return [process.pid for process in left]
+        return not list(marked(name, value))
+
+    try:
+        eventually(none_left, patience)
+    except AssertionError:
+        return [process.pid for process in marked(name, value)]
+    return []
 
 
 def guard_script() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -16,16 +17,18 @@ _Link = tuple[asyncio.StreamWriter, asyncio.StreamWriter]
 class TcpProxy:
     """Listens on 127.0.0.1 and forwards to the server in `url`. Use as a context manager.
 
-    `port` 0 takes a free one. Every method returns when it has taken effect on the wires that exist.
+    `port` 0 takes a free one. With `tls`, the client's side of the wire is encrypted. Every method returns when it has taken effect on the wires that exist.
     """
 
-    def __init__(self, url: str, port: int = 0) -> None:
+    def __init__(self, url: str, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._url = urlsplit(url)
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._links: set[_Link] = set()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", port))
+        self._server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", port, ssl=tls)
+        )
         self.port: int = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
         self._thread.start()

@@ -3,7 +3,8 @@
     python -m runctl_controller.providers.local.host FOLDER LOCK
 
 It outlives the controller that started it. LOCK is the descriptor of the locked `host.lock`; holding it is
-what makes the machine a living one. It sleeps until the bell rings, a child ends, or something is due.
+what makes the machine a living one; children do not inherit it. The host sleeps until the bell rings, a child
+ends, or something is due.
 """
 
 from __future__ import annotations
@@ -244,8 +245,7 @@ class Host:
 
 
 def main() -> int:
-    folder, lock = sys.argv[1:]
-    os.set_inheritable(int(lock), False)  # only this process holds it: its death frees it
+    folder, _lock = sys.argv[1:]
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     home = Home(Path(folder))
     plan, record = home.plan(), home.record()

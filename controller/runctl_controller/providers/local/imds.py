@@ -6,6 +6,7 @@ there is nothing to remember and nothing that grows; a new key expires them all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
@@ -161,9 +162,7 @@ class MetadataServer:
         self._stopped = False
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.owner = self
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, args=(0.1,), name="imds", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="imds", daemon=True)
 
     @property
     def endpoint(self) -> str:
@@ -179,8 +178,9 @@ class MetadataServer:
             first, self._stopped = not self._stopped, True
             self._changed.notify_all()
         if first and self._thread.is_alive():
-            self._http.shutdown()
-            self._thread.join()
+            with contextlib.suppress(OSError):  # one connection more, so that it looks up
+                socket.create_connection(("127.0.0.1", self._http.server_address[1]), timeout=1).close()
+            self._thread.join(timeout=1)
         self._http.server_close()
 
     def expire_tokens(self) -> None:
@@ -192,6 +192,10 @@ class MetadataServer:
         with self._changed:
             self.faults = Faults(failures, status, hang)
             self._changed.notify_all()
+
+    def _serve(self) -> None:
+        while not self._stopped:  # not serve_forever: that one wakes up again and again to see whether it may
+            self._http.handle_request()
 
     def answer(self, request: Request) -> Response | None:
         """The response to `request`; None when the connection is to be dropped without one."""

@@ -110,9 +110,9 @@ class LocalProvider:
             live = self._root / "live"
             for mark in sorted(live.iterdir()) if live.is_dir() else ():
                 record = self._settle(self._home(mark.name))
-                if record is None or record.installation != installation:
-                    continue
-                if record.state is not MachineState.TERMINATED:
+                if record is not None and record.state is MachineState.TERMINATED:
+                    mark.unlink(missing_ok=True)  # its host was killed before it could
+                elif record is not None and record.installation == installation:
                     found.append(record.sighting())
             return found
 

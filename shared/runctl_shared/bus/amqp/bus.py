@@ -152,7 +152,7 @@ class AmqpBus:
             self._closed = True
         if not self._link.on_thread:
             self._publisher.flush(timeout)
-        self._link.stop(timeout)
+        self._link.stop()
 
     # ---- what deliveries need (`delivery.Outlet`)
 

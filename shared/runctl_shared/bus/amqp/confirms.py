@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from runctl_shared.bus.amqp import trouble
@@ -123,9 +124,8 @@ class Publisher:
         now = self._clock.monotonic()
         while self._held and self._held[0].deadline <= now:
             self._finish(self._held.popleft(), self._link.why_down())
-        for tag, message in list(self._unconfirmed.items()):
-            if message.deadline > now:
-                break
+        overdue = takewhile(lambda one: one[1].deadline <= now, self._unconfirmed.items())
+        for tag, message in list(overdue):
             del self._unconfirmed[tag]
             self._finish(message, trouble.late(CONFIRM_DEADLINE))
 
@@ -188,7 +188,7 @@ class Publisher:
         taken = told.NAME == "Basic.Ack"
         tags = [told.delivery_tag]
         if told.multiple:
-            tags = [tag for tag in self._unconfirmed if tag <= told.delivery_tag]
+            tags = list(takewhile(lambda tag: tag <= told.delivery_tag, self._unconfirmed))
         for tag in tags:
             message = self._unconfirmed.pop(tag, None)
             if message is None:

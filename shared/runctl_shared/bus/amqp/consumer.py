@@ -10,12 +10,14 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
+from pika.exceptions import ChannelClosedByBroker
+
 from runctl_shared.bus.amqp import topology, trouble
 from runctl_shared.bus.amqp.backoff import Backoff
 from runctl_shared.bus.amqp.delivery import AmqpDelivery, Outlet
 from runctl_shared.bus.amqp.link import Link
 from runctl_shared.bus.amqp.names import Names
-from runctl_shared.bus.port import Address, Handler, Stream
+from runctl_shared.bus.port import MAX_BODY, Address, BusError, Handler, Stream
 
 if TYPE_CHECKING:
     from pika import BasicProperties
@@ -47,7 +49,9 @@ class Consumer:
         self.settled = threading.Event()  # placed, or known not to be placeable now
         self._closed = False
         self._gone = threading.Event()
-        self._channel: Channel | None = None  # touched on the link's thread only
+        # Touched on the link's thread only:
+        self._channel: Channel | None = None
+        self._told = ""
 
     # ---- from any thread
 
@@ -78,6 +82,9 @@ class Consumer:
         self.settled.set()
 
     def _opened(self, channel: Channel) -> None:
+        if self._closed:
+            channel.close()
+            return
         channel.add_on_cancel_callback(lambda _frame: self._cancelled(channel))
         channel.basic_qos(prefetch_count=self._prefetch)
         if self._source.stream is Stream.FEED:
@@ -104,6 +111,7 @@ class Consumer:
     def _placed(self, _frame: Method) -> None:
         log.info("bus.consuming stream=%s agent=%s", self._source.stream.value, self._source.agent)
         self._backoff.reset()
+        self._told = ""
         self.settled.set()
 
     def _deliver(
@@ -111,6 +119,10 @@ class Consumer:
     ) -> None:
         if self._closed:
             return  # it goes back with the channel
+        if len(body) > MAX_BODY:
+            log.warning("bus.too_large stream=%s key=%s", self._source.stream.value, method.routing_key)
+            channel.basic_reject(method.delivery_tag, requeue=False)
+            return
         delivery = AmqpDelivery(self._outlet, self._source.stream, channel, method, properties, body)
         try:
             self._handler(delivery)
@@ -119,7 +131,8 @@ class Consumer:
             delivery.requeue()
 
     def _cancelled(self, channel: Channel) -> None:
-        """The broker ended the consumer: its queue was deleted, or has no leader."""
+        """The broker ended the consumer: its queue was deleted, or has no leader. (Of a quorum queue that is
+        deleted and made again within milliseconds, RabbitMQ tells nobody: names of agents are not reused.)"""
         log.warning("bus.cancelled stream=%s agent=%s", self._source.stream.value, self._source.agent)
         if channel.is_open:
             channel.close()
@@ -130,14 +143,17 @@ class Consumer:
         if self._closed:
             self._gone.set()
         elif self._link.connection is not None:
-            error = trouble.of_channel(reason, self._link.target)
-            log.warning(
-                "bus.not_consuming stream=%s agent=%s reason=%s",
-                self._source.stream.value,
-                self._source.agent,
-                error,
-            )
+            if isinstance(reason, ChannelClosedByBroker):
+                self._tell(trouble.of_channel(reason, self._link.target))
             self._again()
+
+    def _tell(self, error: BusError) -> None:
+        level = logging.DEBUG if str(error) == self._told else logging.WARNING
+        self._told = str(error)
+        source = self._source
+        log.log(
+            level, "bus.not_consuming stream=%s agent=%s reason=%s", source.stream.value, source.agent, error
+        )
 
     def _again(self) -> None:
         self._link.call_later(self._backoff.next(), self.place)
@@ -145,5 +161,5 @@ class Consumer:
     def _leave(self) -> None:
         if self._channel is None or self._channel.is_closed:
             self._gone.set()
-        elif not self._channel.is_closing:
+        elif self._channel.is_open:  # if it is opening, `_opened` closes it
             self._channel.close()

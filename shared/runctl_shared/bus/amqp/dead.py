@@ -34,14 +34,14 @@ def copy_of(delivery: AmqpDelivery, reason: str, names: Names) -> tuple[Route, p
 def read(properties: pika.BasicProperties, body: bytes, names: Names) -> DeadLetter | None:
     """The dead letter, or None for what only grew old: of that, commands alone are kept."""
     headers: dict[str, Any] = properties.headers or {}
-    if REASON in headers:
-        source, reason = str(headers.get(SOURCE, "")), str(headers[REASON])
-    else:
-        deaths = headers.get("x-death") or [{}]
-        source = names.stream_of(str(deaths[0].get("queue", "")))
-        reason = str(deaths[0].get("reason", "")).replace("_", "-")
+    # The broker's own mark first: a sender can have written ours into its message, but not over the broker's.
+    if "x-death" in headers:
+        death = headers["x-death"][0]
+        source, reason = names.stream_of(str(death["queue"])), str(death["reason"]).replace("_", "-")
         if reason == "expired" and source != Stream.COMMANDS.value:
             return None
+    else:
+        source, reason = str(headers.get(SOURCE, "")), str(headers.get(REASON, ""))
     return DeadLetter(body=body, source=source, reason=reason, message_id=properties.message_id or "")
 
 

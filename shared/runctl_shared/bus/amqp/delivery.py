@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
-from runctl_shared.bus.amqp.names import spoken
+from runctl_shared.bus.amqp.names import plain_word, spoken
 from runctl_shared.bus.port import MAX_BODY, BusRefused, Stream
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pika.spec import Basic
 
 log = logging.getLogger("runctl.bus")
+
+REPLY_TO = "amq.rabbitmq.reply-to"
+"""The broker's own pseudo-queue for replies: nothing to declare, nothing left behind. What the receiver sees is
+this and the one asker's token."""
 
 _settling = threading.Lock()
 """One for all: it is held for the turn of a flag."""
@@ -66,7 +70,7 @@ class AmqpDelivery:
         self.stream = stream
         self.body = body
         self.sender, topic = spoken(stream, method.routing_key)
-        self.topic: str = (properties.type or "") if topic is None else topic
+        self.topic = topic if topic is not None else plain_word(properties.type or "")
 
     @property
     def message_id(self) -> str:
@@ -91,7 +95,8 @@ class AmqpDelivery:
     def reply(self, body: bytes) -> None:
         if len(body) > MAX_BODY:
             raise ValueError(f"a reply of {len(body)} bytes is larger than {MAX_BODY}")
-        if self._properties.reply_to:
+        # Nowhere else: a client could name another's queue, and we may write to all of them.
+        if (self._properties.reply_to or "").startswith(REPLY_TO + "."):
             self._outlet.send_reply(self._properties.reply_to, self._properties.correlation_id or "", body)
 
     def _first(self) -> bool:

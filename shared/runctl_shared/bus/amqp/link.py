@@ -33,6 +33,8 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 Task = Callable[[], None]
 
 TICK = 1.0
+GRACE = 5.0
+"""Seconds beyond those for the thread to end: it is waited for, but not for ever."""
 STEADY = 10.0
 """Seconds of being up after which a loss counts as the first again."""
 PARTING = 2.0
@@ -128,16 +130,14 @@ class Link:
         """A fresh error, for raising."""
         return trouble.again(self._trouble) if self._trouble else trouble.unreachable(self.target)
 
-    def stop(self, timeout: float) -> None:
+    def stop(self) -> None:
         """Say farewell to the broker and end the thread. Idempotent."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread.ident is None:
-            return
         self.post(self._part)
         if not self.on_thread:
-            self._thread.join(timeout + PARTING)
+            self._thread.join(PARTING + GRACE)
 
     # ---- on the link's thread
 
@@ -190,12 +190,17 @@ class Link:
 
     def _next_loop(self) -> IOLoop | None:
         with self._changed:
-            if self._stopping:
-                self._is_over = True
-                return None
-            self._loop = IOLoop()
-            self._loop.add_callback_threadsafe(self._drain)
-            return self._loop
+            while not self._stopping:
+                try:
+                    self._loop = IOLoop()
+                except OSError as error:  # no file descriptor left: others may give some back
+                    log.error("bus.no_loop reason=%s", error)
+                    self._changed.wait(TICK)
+                else:
+                    self._loop.add_callback_threadsafe(self._drain)
+                    return self._loop
+            self._is_over = True
+            return None
 
     def _spin(self, loop: IOLoop) -> None:
         """Run `loop` until it is stopped. A bug of ours or of pika costs the connection, not the thread."""
@@ -230,8 +235,14 @@ class Link:
         self._up_since = None
         self._delay = self._backoff.slow() if isinstance(reason, BusRefused) else self._backoff.next()
         if not self._stopping:
-            log.warning(
-                "bus.down broker=%s next_try_in=%.1f reason=%s", self.target.place, self._delay, reason
+            # Once for each reason: a broker may be away for days.
+            news = self._trouble is None or self._trouble.what != reason.what
+            log.log(
+                logging.WARNING if news else logging.DEBUG,
+                "bus.down broker=%s next_try_in=%.1f reason=%s",
+                self.target.place,
+                self._delay,
+                reason,
             )
         self._tell(up=False, trouble=reason)
         _safely(lambda: self.lost(reason))

@@ -76,6 +76,11 @@ def spoken(stream: Stream, key: str) -> tuple[str, str | None]:
     return (match.group(1), match.group(2)) if match else ("", None)
 
 
+def plain_word(text: str) -> str:
+    """`text` if it is one, else ''."""
+    return text if _WORD.fullmatch(text) else ""
+
+
 def _word(text: str) -> str:
     if not _WORD.fullmatch(text):
         raise ValueError(f"{text[:40]!r} is not one plain word of letters, digits, - and _")

@@ -10,8 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pika
+from pika.exceptions import ChannelClosedByBroker
 
 from runctl_shared.bus.amqp import trouble
+from runctl_shared.bus.amqp.delivery import REPLY_TO
 from runctl_shared.bus.amqp.link import Link
 from runctl_shared.bus.amqp.names import Names
 from runctl_shared.bus.port import Address, BusError, BusRefused, BusUnavailable, RequestTimedOut, Stream
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from pika.spec import Basic
 
 log = logging.getLogger("runctl.bus")
-
-REPLY_TO = "amq.rabbitmq.reply-to"
-"""The broker's own pseudo-queue: nothing to declare, nothing left behind."""
 
 
 class _Asked:
@@ -145,9 +144,10 @@ class Requester:
 
     def _closed(self, _channel: Channel, reason: Exception) -> None:
         self._channel, self._ready = None, False
-        error = trouble.of_channel(reason, self._link.target)
-        for asked in list(self._asked.values()):
-            self._fail(asked, error)
+        if isinstance(reason, ChannelClosedByBroker):  # else the connection is gone, and `lost` comes next
+            error = trouble.of_channel(reason, self._link.target)
+            for asked in list(self._asked.values()):
+                self._fail(asked, error)
 
     def _forget(self, asked: _Asked) -> None:
         self._asked.pop(asked.id, None)

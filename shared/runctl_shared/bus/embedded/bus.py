@@ -10,7 +10,16 @@ from runctl_shared.bus.embedded.engine import Engine
 from runctl_shared.bus.embedded.session import Session
 from runctl_shared.bus.embedded.store import Message
 from runctl_shared.bus.embedded.subscription import Subscription, checked
-from runctl_shared.bus.port import Address, Bus, DeadLetter, Delivery, Handler, RequestTimedOut, Stream
+from runctl_shared.bus.port import (
+    Address,
+    Bus,
+    BusError,
+    DeadLetter,
+    Delivery,
+    Handler,
+    RequestTimedOut,
+    Stream,
+)
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
 
@@ -19,15 +28,17 @@ HEARTBEAT_SECONDS = 60.0
 
 
 class EmbeddedBus:
-    """A connection to the bus in the file at `path`, which is made with mode 600 if need be. See `port.Bus`."""
+    """A connection to the bus in the file at `path`, which is made (mode 600) if need be. See `port.Bus`."""
 
     def __init__(self, path: str, *, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._agents: set[str] = set()
+        self._agents: set[str] = set()  # guarded by the lock
+        # Another lock, since this one is held while the engine's thread works.
+        self._asking = threading.Lock()
         self._replies: Subscription | None = None
         self._asked: dict[str, Future[bytes]] = {}
-        self._engine = Engine(path, clock, on_open=self._declare_again)
+        self._engine = Engine(path, clock, self)
 
     def publish(
         self, to: Address, body: bytes, *, message_id: str, expires: float | None = None
@@ -57,7 +68,7 @@ class EmbeddedBus:
         return subscription
 
     def request(self, body: bytes, *, timeout: float) -> bytes:
-        self._engine.check()
+        self._engine.mailbox.check()
         replies = self._listen_for_replies()
         question = Message("requests", "", "", new_id("ask"), checked(body), self._clock.now() + timeout)
         answer = self._asked[question.message_id] = Future()
@@ -105,33 +116,40 @@ class EmbeddedBus:
         return found
 
     def wait_connected(self, timeout: float) -> bool:
-        self._engine.check()
+        self._engine.mailbox.check()
         return self._engine.connected.wait(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
         self._engine.close(timeout)
 
-    # ------------------------------------------------------------ inside
+    # ------------------------------------------------------------ the engine's thread
 
-    def _declare_again(self, session: Session) -> None:
+    def opened(self, session: Session) -> None:
         with self._lock:
             agents = sorted(self._agents)
         for agent in agents:
             session.store.add_agent(agent)
 
-    def _listen_for_replies(self) -> Subscription:
-        with self._lock:
-            if self._replies is None:
-                replies = Subscription(self._engine, "reply", self._answered, 100, private=True)
-                self._engine.listen(replies)
-                self._replies = replies
-            return self._replies
+    def lost(self, problem: BusError) -> None:
+        for answer in list(self._asked.values()):
+            if not answer.done():
+                answer.set_exception(problem)
 
     def _answered(self, reply: Delivery) -> None:
         reply.ack()
         answer = self._asked.get(reply.message_id)
         if answer is not None and not answer.done():
             answer.set_result(reply.body)
+
+    # ------------------------------------------------------------ inside
+
+    def _listen_for_replies(self) -> Subscription:
+        with self._asking:
+            if self._replies is None:
+                replies = Subscription(self._engine, "reply", self._answered, 100, private=True)
+                self._engine.listen(replies)
+                self._replies = replies
+            return self._replies
 
 
 def _queue(address: Address) -> str:

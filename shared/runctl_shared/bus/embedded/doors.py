@@ -74,7 +74,7 @@ class Doors:
         return bell is not None
 
     def watch(self, link: str) -> int | None:
-        """A descriptor that polls as POLLERR once `link` has died; None when it is dead; -1 when there is no telling."""
+        """A descriptor that polls as POLLERR once `link` dies; None: it is dead; -1: there is no telling."""
         if not is_id(link):  # it comes out of a file: never let it lead elsewhere
             return None
         try:

@@ -26,6 +26,8 @@ class Session:
         self.link = new_id("link", 16)
         self.suspects: set[str] = set()
         """Links that may have died: looked at within the next transaction."""
+        self.look_around = False
+        """Whether everybody is to be suspected."""
         self._watched: dict[str, int] = {}
         self._consumers = 0
         with self.doors.locked():
@@ -75,11 +77,19 @@ class Session:
         if not self.store.has_link(self.link):
             # Somebody found no bell of ours: a hand removed it. What we held is in other hands.
             raise BusUnavailable(f"The doorbell in {self._path}.d has been removed.", "A new one is made.")
+        if self.look_around:
+            self.suspects |= self.store.links() - {self.link}
+            self.look_around = False
         while self.suspects:
             link = self.suspects.pop()
             if not self.doors.answers(link):
                 self.store.drop_link(link)
                 self.doors.take_down(link)
+
+    def ahead_of(self, consumer: str, queue: str) -> str | None:
+        """The link of the consumer whose turn it is at `queue`, if that is not `consumer`."""
+        first = self.store.active(queue)
+        return None if first is None or first[0] == consumer else first[1]
 
     def bells(self) -> set[str]:
         """Whom to ring once this transaction is committed."""
@@ -93,10 +103,6 @@ class Session:
 
     def ring(self, links: Iterable[str]) -> None:
         self.suspects.update(link for link in links if not self.doors.ring(link))
-
-    def suspect_all(self) -> None:
-        with self.transaction() as store:
-            self.suspects |= store.links() - {self.link}
 
     def watch(self, links: set[str]) -> dict[int, str]:
         """Watch exactly these for their death: descriptors that then poll as POLLERR, and whose they are."""
@@ -118,7 +124,7 @@ class Session:
         self.ring(bells)
 
     def abandon(self) -> None:
-        """Close everything, whatever state it is in. What `leave` did not give back is found by the others."""
+        """Close everything, whatever state it is in. What `leave` did not give back the others will find."""
         self.watch(set())
         if self.bell >= 0:
             os.close(self.bell)
@@ -142,32 +148,36 @@ def _create(path: str) -> tuple[int, int]:
 def _open(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=LOCK_PATIENCE, isolation_level=None)
     try:
-        # One writer never waits for readers, and a commit is one append. NORMAL: a commit is not flushed to the
-        # disk, only to the system: it outlives every process, SIGKILLed or not, and a power cut or a crash of the
-        # system may undo the last ones but never damages the file. Then the whole machine is down, training
-        # included, and the queues are transport: events are sent again until the controller's own store has
-        # them. A flush at each confirm would cost every event milliseconds and buy nothing that is not kept elsewhere.
+        empty = _is_new(db, path)
+        # WAL: a writer never waits for readers, and a commit is one append. NORMAL: a commit is handed to
+        # the system but not flushed to the disk. It outlives every process, however that ends; a power cut
+        # or a crash of the system may undo the last commits, but never damages the file. Then the whole
+        # machine was down, training included, and queues are only transport: events are sent again until the
+        # controller's own store has them. To flush at each confirm would cost milliseconds, for nothing.
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         if db.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             db.execute("PRAGMA journal_mode = WAL")
-        _prepare(db, path)
+        if empty:
+            db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _prepare(db: sqlite3.Connection, path: str) -> None:
+def _is_new(db: sqlite3.Connection, path: str) -> bool:
+    """Whether there are no tables yet. Raises BusRefused, having changed nothing, when they are not ours."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     application = db.execute("PRAGMA application_id").fetchone()[0]
     empty = db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     if empty:
-        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-    elif application != APPLICATION:
+        return True
+    if application != APPLICATION:
         raise BusRefused(f"{path} is a database of something else.", "Name another file for the bus.")
-    elif version != VERSION:
+    if version != VERSION:
         raise BusRefused(
-            f"The bus file {path} was made by another version of runctl ({version}, this one needs {VERSION}).",
+            f"The bus file {path} was made by another version of runctl ({version}; we need {VERSION}).",
             "Stop that one; if it is no longer used, move the file away.",
         )
+    return False

@@ -1,4 +1,4 @@
-"""The tables of the embedded bus, and what happens in them. Every method runs inside the caller's transaction.
+"""The tables of the embedded bus, and what happens in them, always within the caller's transaction.
 
 Queues are names: ``events``, ``heartbeats``, ``requests``, ``commands.<agent>``, and one per listener or
 requester, ``feed.<consumer>`` and ``reply.<consumer>``, which go when their consumer goes. The id of a
@@ -159,8 +159,8 @@ class Store:
         for queue in self.touched:
             if queue.startswith("feed."):
                 self._db.execute(
-                    "DELETE FROM messages WHERE queue = ?1 AND owner IS NULL AND id <= (SELECT id FROM messages"
-                    " WHERE queue = ?1 AND owner IS NULL ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+                    "DELETE FROM messages WHERE queue = ?1 AND owner IS NULL AND id <= (SELECT id"
+                    " FROM messages WHERE queue = ?1 AND owner IS NULL ORDER BY id DESC LIMIT 1 OFFSET ?2)",
                     (queue, FEED_LIMIT),
                 )
 
@@ -173,7 +173,8 @@ class Store:
     def _put_aside(self, which: str, values: Iterable[object], reason: str) -> None:
         values = tuple(values)
         put = self._db.execute(
-            f"{_PUT_ASIDE} {which} AND (queue IN ('events', 'requests') OR queue GLOB 'commands.*') ORDER BY id",
+            f"{_PUT_ASIDE} {which} AND (queue IN ('events', 'requests') OR queue GLOB 'commands.*')"
+            " ORDER BY id",
             (reason, *values),
         )
         if put.rowcount:

@@ -1,4 +1,4 @@
-"""Subscriptions and deliveries of the embedded bus. They are settled from any thread; the rest is the engine's."""
+"""Subscriptions and deliveries of the embedded bus: settled from any thread, the rest is the engine's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from runctl_shared.bus.embedded.session import Session
 from runctl_shared.bus.embedded.store import Message, Row
-from runctl_shared.bus.port import MAX_BODY, Delivery, Handler
+from runctl_shared.bus.port import MAX_BODY, Handler
 
 if TYPE_CHECKING:
     from runctl_shared.bus.embedded.engine import Engine
@@ -37,62 +37,56 @@ class Subscription:
         self._private = private
         self._handler = handler
         self._prefetch = max(1, prefetch)
-        self._consumer: str | None = None  # while it is in place
+        self._closed = False
         self.queue = queue
+        self.consumer = ""
+        """Its name while it is in place."""
         # By serial number; who takes one out settles it. Never by the message's id: the same message may be
         # delivered twice, and settling the first delivery must not settle the second.
         self._unsettled: dict[int, Held] = {}
 
     def close(self) -> None:
+        self._closed = True
         self._unsettled.clear()  # too late to settle them
         self._engine.unlisten(self)
 
     # ------------------------------------------------------------ the engine's thread, inside a transaction
 
     def place(self, session: Session) -> None:
-        if self._consumer is None:
-            self._consumer = session.new_consumer()
-            self.queue = f"{self._name}.{self._consumer}" if self._private else self._name
-            session.store.add_consumer(self._consumer, session.link, self.queue)
+        """Make sure that it is in place."""
+        if not self.consumer:
+            self.consumer = session.new_consumer()
+            self.queue = f"{self._name}.{self.consumer}" if self._private else self._name
+            session.store.add_consumer(self.consumer, session.link, self.queue)
 
     def displace(self, session: Session) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            session.store.drop_consumer(consumer)
+        consumer, self.consumer = self.consumer, ""
+        session.store.drop_consumer(consumer)
 
-    def take(self, session: Session, arrived: list[tuple[Subscription, list[Delivery]]]) -> str | None:
-        """Add to `arrived` what there is room for. Returns the other link whose turn it is, if it is not ours."""
-        if self._consumer is None:
-            return None
-        first = session.store.active(self.queue)
-        if first is None or first[0] != self._consumer:
-            return None if first is None or first[1] == session.link else first[1]
+    def take(self, session: Session) -> list[Held]:
+        """What has arrived, as far as there is room."""
         room = self._prefetch - len(self._unsettled)
-        rows = session.store.take(self._consumer, self.queue, room) if room > 0 else []
-        if rows:
-            deliveries: list[Delivery] = []
-            for row in rows:
-                held = Held(self._engine, self._consumer, row, self._unsettled)
-                self._unsettled[held.serial] = held
-                deliveries.append(held)
-            arrived.append((self, deliveries))
-        return None
+        if room <= 0:
+            return []
+        rows = session.store.take(self.consumer, self.queue, room)
+        taken = [Held(self._engine, self.consumer, row, self._unsettled) for row in rows]
+        self._unsettled.update((held.serial, held) for held in taken)
+        return taken
 
     # ------------------------------------------------------------ the engine's thread, afterwards
 
     def lost(self) -> None:
         """The connection is gone; whatever was delivered through it is in other hands by now."""
-        self._consumer = None
+        self.consumer = ""
         self._unsettled.clear()
 
-    def hand_out(self, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            if self._consumer is None or self._engine.closed():
-                return
-            try:
-                self._handler(delivery)
-            except Exception:
-                log.exception("bus.handler_failed queue=%s", self.queue)
+    def hand_out(self, held: Held) -> None:
+        if self._closed:
+            return
+        try:
+            self._handler(held)
+        except Exception:
+            log.exception("bus.handler_failed queue=%s", self.queue)
 
 
 class Held:

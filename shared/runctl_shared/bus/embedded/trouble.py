@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runctl_shared.bus.port import BusError, BusRefused, BusUnavailable
 
+_MOVE = "Stop runctl and move it away: a new one is made, and agents and controller send again what matters."
 _LATER = "Nothing is lost: what is unconfirmed is sent again."
 # SQLite's own texts: its error codes can be read from Python only since 3.11.
 _KNOWN: tuple[tuple[str, type[BusError], str, str], ...] = (
@@ -18,13 +19,13 @@ _KNOWN: tuple[tuple[str, type[BusError], str, str], ...] = (
         "not a database",
         BusRefused,
         "The bus file {path} is damaged, or is no bus file.",
-        "Stop runctl and move it away: a new one is made, and what it held is sent again by those who hold the truth.",
+        _MOVE,
     ),
     (
         "malformed",
         BusRefused,
         "The bus file {path} is damaged.",
-        "Stop runctl and move it away: a new one is made, and what it held is sent again by those who hold the truth.",
+        _MOVE,
     ),
     (
         "readonly",

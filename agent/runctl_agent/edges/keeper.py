@@ -1,0 +1,266 @@
+"""Everything that touches the checkpoint store, in one worker thread, so that the loop never waits for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from runctl_agent.core import inputs
+from runctl_agent.edges.place import Place
+from runctl_agent.watcher.model import Candidate
+from runctl_shared.checkpoints.objects import AlreadyExists, ObjectStoreError
+from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
+from runctl_shared.checkpoints.restore import NothingIntact
+from runctl_shared.checkpoints.upload import ChangedDuringUpload, Draft, LocalFile
+from runctl_shared.clock import Clock
+from runctl_shared.draw import new_id
+from runctl_shared.errors import RunctlError
+from runctl_shared.messages.events import AttemptEnded
+from runctl_shared.spec import Boot
+
+log = logging.getLogger("runctl.keeper")
+FIRST_WAIT, LONGEST_WAIT = 1.0, 20.0
+TRIES = 5
+"""How often a claim or a restore is tried before the attempt gives up: a passing outage is ordinary."""
+
+
+class Keeper:
+    """`tell` puts an input into the loop's inbox. `committed` and `discarded` tell the watcher of a version's
+    fate; `step_before(wall)` is the last step that the training had reported by then."""
+
+    def __init__(
+        self,
+        repository: RunRepository,
+        place: Place,
+        boot: Boot,
+        clock: Clock,
+        tell: Callable[[inputs.Input], None],
+        committed: Callable[[str], None],
+        discarded: Callable[[str, float], None],
+        step_before: Callable[[float], int | None],
+    ) -> None:
+        self._repository, self._place, self._boot, self._clock = repository, place, boot, clock
+        self._tell, self._committed, self._discarded = tell, committed, discarded
+        self._step_before = step_before
+        self._lock = threading.Lock()
+        self._waiting: list[Candidate] = []
+        self._sequence: int | None = None
+        self._newest = 0.0
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread.start()
+
+    # -- from any thread ----------------------------------------------------------------------
+
+    def claim(self) -> None:
+        self._jobs.put(self._claim)
+
+    def restore(self, ignore: Callable[[str], None]) -> None:
+        """`ignore(root)` keeps the watcher from taking what came out of the store."""
+        self._jobs.put(lambda: self._restore(ignore))
+
+    def add(self, candidate: Candidate) -> None:
+        """A complete checkpoint: stored in the order of coming."""
+        with self._lock:
+            self._waiting.append(candidate)
+        self._jobs.put(self._commit_next)
+
+    def flush(self, last: Callable[[], list[Candidate]], hurry: bool) -> None:
+        """Store what waits and what `last()` finds, then say Flushed. In a hurry, the newest alone counts."""
+        self._jobs.put(lambda: self._flush(last, hurry))
+
+    def write_end(self, record: AttemptEnded) -> None:
+        self._jobs.put(lambda: self._write_end(record))
+
+    def write_log(self, segment: int, data: bytes) -> None:
+        self._jobs.put(lambda: self._write_log(segment, data))
+
+    def close(self, timeout: float) -> None:
+        self._closing.set()
+        self._jobs.put(None)
+        self._thread.join(timeout)
+
+    # -- the worker ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception:  # one failed job must not end the keeping of all the others
+                log.exception("keeper.failed")
+
+    def _patiently(self, act: Callable[[], None], gave_up: Callable[[str], inputs.Input]) -> None:
+        """Do it, again after failures of the store; then say so."""
+        wait = FIRST_WAIT
+        for attempt in range(1, TRIES + 1):
+            try:
+                act()
+            except ObjectStoreError as error:
+                log.warning("store.failed try=%d: %s", attempt, error)
+                if attempt == TRIES or self._closing.wait(wait):
+                    self._tell(gave_up(str(error)))
+                    return
+                wait = min(LONGEST_WAIT, wait * 2)
+            else:
+                return
+
+    def _claim(self) -> None:
+        def act() -> None:
+            eligible = self._repository.eligible()
+            parent = eligible[0].name if eligible else None
+            try:
+                claim = self._repository.claim(
+                    self._boot.attempt, self._boot.agent, parent, self._clock.now()
+                )
+            except ClaimRefused as error:
+                self._tell(inputs.ClaimFailed(at=self._now, superseded=True, detail=str(error)))
+            else:
+                self._tell(inputs.Claimed(at=self._now, parent=claim.parent))
+
+        try:
+            self._patiently(act, lambda why: inputs.ClaimFailed(at=self._now, superseded=False, detail=why))
+        except RunctlError as error:
+            self._tell(inputs.ClaimFailed(at=self._now, superseded=False, detail=str(error)))
+
+    def _restore(self, ignore: Callable[[str], None]) -> None:
+        def act() -> None:
+            found = self._repository.restore(self._repository.eligible(), self._place.restored)
+            if found is None:
+                self._tell(inputs.Restored(at=self._now, manifest=None))
+                return
+            manifest = found.manifest
+            path = self._put_in_place(found.path, manifest.root)
+            ignore(manifest.root)
+            self._tell(
+                inputs.Restored(
+                    at=self._now,
+                    manifest=manifest.name,
+                    path=str(path),
+                    step=manifest.step,
+                    size=manifest.size,
+                    seconds=found.seconds,
+                    damaged=tuple(f"{name}: {why}" for name, why in found.damaged),
+                )
+            )
+
+        try:
+            self._patiently(act, lambda why: inputs.RestoreFailed(at=self._now, detail=why))
+        except NothingIntact as error:
+            self._tell(inputs.RestoreFailed(at=self._now, detail=str(error)))
+        except (RunctlError, OSError) as error:
+            self._tell(inputs.RestoreFailed(at=self._now, detail=str(error)))
+
+    def _put_in_place(self, restored: Path, root: str) -> Path:
+        """Under its own name in the checkpoint folder, where trainings that look for it themselves do so."""
+        target = self._place.checkpoints / root
+        if root in (".", "") or "/" in root:
+            return restored
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        os.replace(restored, target)
+        return target
+
+    def _commit_next(self) -> None:
+        with self._lock:
+            candidate = self._waiting.pop(0) if self._waiting else None
+        if candidate is not None:
+            self._commit(candidate)
+
+    def _commit(self, candidate: Candidate) -> bool:
+        """Store one checkpoint. False when it should be tried again."""
+        if candidate.written_at < self._newest:
+            # A newer one is safe already. Stored now, this one would count as the newest.
+            self._committed(candidate.version)
+            return True
+        files = [LocalFile(f.path, f.size, f.mtime_ns, f.inode) for f in candidate.files]
+        began = self._clock.monotonic()
+        step = candidate.step if candidate.step is not None else self._step_before(candidate.written_at)
+        try:
+            draft = Draft(
+                id=new_id("ck"),
+                attempt=self._boot.attempt,
+                sequence=self._next_sequence(),
+                step=step,
+                epoch=candidate.epoch,
+                format=candidate.format,
+                root=candidate.root_name,
+                single_file=candidate.single_file,
+                written_at=candidate.written_at,
+            )
+            manifest = self._repository.commit(draft, self._place.checkpoints, files)
+        except ChangedDuringUpload:
+            # Ordinary: the training rotated or rewrote it. If it is still there, it comes back.
+            self._discarded(candidate.version, 0.0)
+            return True
+        except AlreadyExists:
+            self._sequence = None
+            self._discarded(candidate.version, 0.0)
+            return False
+        except (RunctlError, OSError, ValueError) as error:
+            log.warning("checkpoint.failed root=%r: %s", candidate.root_name, error)
+            self._tell(inputs.NotStored(at=self._now, root=candidate.root_name, reason=str(error)[:2000]))
+            self._discarded(candidate.version, LONGEST_WAIT / 2)
+            return False
+        self._newest = candidate.written_at
+        self._committed(candidate.version)
+        self._tell(
+            inputs.Stored(
+                at=self._now,
+                manifest=manifest.name,
+                step=manifest.step,
+                epoch=manifest.epoch,
+                size=manifest.size,
+                files=len(manifest.files),
+                format=manifest.format,
+                written_at=self._now - max(0.0, self._clock.now() - candidate.written_at),
+                wall=candidate.written_at,
+                upload_seconds=self._clock.monotonic() - began,
+            )
+        )
+        return True
+
+    def _next_sequence(self) -> int:
+        if self._sequence is None:
+            own = [p.sequence for p in self._repository.manifests() if p.attempt == self._boot.attempt]
+            self._sequence = max(own, default=0)
+        self._sequence += 1
+        return self._sequence
+
+    def _flush(self, last: Callable[[], list[Candidate]], hurry: bool) -> None:
+        wait = FIRST_WAIT
+        while not self._closing.is_set():
+            with self._lock:
+                found = [*self._waiting, *last()]
+                self._waiting.clear()
+            found.sort(key=lambda candidate: candidate.written_at, reverse=hurry)
+            failed = [candidate for candidate in found if not self._commit(candidate)]
+            if not failed:
+                break
+            self._closing.wait(wait)
+            wait = min(LONGEST_WAIT, wait * 2)
+        self._tell(inputs.Flushed(at=self._now))
+
+    def _write_end(self, record: AttemptEnded) -> None:
+        try:
+            self._repository.write_end(self._boot.attempt, record)
+        except (RunctlError, OSError) as error:
+            # The controller hears it by the bus as well; only when both fail is it inferred.
+            log.warning("end-record.failed %s", error)
+        else:
+            self._tell(inputs.EndRecorded(at=self._now))
+
+    def _write_log(self, segment: int, data: bytes) -> None:
+        try:
+            self._repository.logs.append_segment(self._boot.attempt, segment, data)
+        except (RunctlError, OSError) as error:
+            log.warning("log.failed segment=%d: %s", segment, error)
+
+    @property
+    def _now(self) -> float:
+        return self._clock.monotonic()

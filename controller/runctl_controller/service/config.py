@@ -1,0 +1,38 @@
+"""What a controller's process needs to know, resolved from the settings. Durations are seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+
+class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """`bus`: the URL for the controller and its agents. `embedded`: started on demand by the command line; it
+    ends by itself when nothing has been left to do for `idle` seconds."""
+
+    state_dir: Path
+    bus: str
+    embedded: bool = False
+    idle: float = 60.0
+    heartbeat: float = 10.0
+    lease: float = 900.0
+    kill_margin: float = 3.0
+    notice_poll: float = 1.0
+    boot_limit: float = 120.0
+
+    @property
+    def database(self) -> Path:
+        return self.state_dir / "controller.db"
+
+    @property
+    def machines(self) -> Path:
+        return self.state_dir / "machines"
+
+    @property
+    def lock(self) -> Path:
+        return self.state_dir / "controller.lock"
+
+    @property
+    def log(self) -> Path:
+        return self.state_dir / "controller.log"

@@ -1,0 +1,122 @@
+"""Wiring of a controller's process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+
+from runctl_controller import __version__
+from runctl_controller.core.inputs import World
+from runctl_controller.providers.local.provider import LocalProvider
+from runctl_controller.providers.port import Provider
+from runctl_controller.service.clients import Clients
+from runctl_controller.service.config import ControllerConfig
+from runctl_controller.service.engine import Engine
+from runctl_controller.service.executor import Executor
+from runctl_controller.service.hearing import Hearing
+from runctl_controller.service.lock import held
+from runctl_controller.service.loop import Loop
+from runctl_controller.store.port import Store
+from runctl_shared.bus.connect import connect
+from runctl_shared.bus.port import Address, Bus, Stream
+from runctl_shared.clock import Clock, SystemClock
+from runctl_shared.errors import NoController, RefusedByGuard, RunctlError
+from runctl_shared.messages.replies import Status
+from runctl_shared.messages.requests import SubmitRun
+
+log = logging.getLogger("runctl.controller")
+CONNECT_TIMEOUT = 30.0
+
+
+def serve(config: ControllerConfig) -> None:
+    """Be the controller of `config.state_dir` until told to stop, or idle. Raises RunctlError when it cannot:
+    another one runs, the state cannot be used, the bus refuses."""
+    from runctl_controller.store.sql.store import SqlStore
+
+    clock = SystemClock()
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with held(config.lock):
+        store = SqlStore(f"sqlite:///{config.database}")
+        bus = connect(config.bus, clock=clock, name="controller")
+        try:
+            _connected(bus, config)
+            _serve(config, clock, store, bus)
+        finally:
+            bus.close()
+            store.close()
+
+
+def _connected(bus: Bus, config: ControllerConfig) -> None:
+    if not bus.wait_connected(CONNECT_TIMEOUT):
+        raise NoController(
+            f"The bus did not answer within {CONNECT_TIMEOUT:.0f} s.",
+            "Is the broker running, and RUNCTL_BUS_URL right? `runctl config show` tells.",
+        )
+    bus.declare_controller()
+
+
+def _serve(config: ControllerConfig, clock: Clock, store: Store, bus: Bus) -> None:
+    store.take_over()
+    providers: dict[str, Provider] = {"local": LocalProvider(config.machines, clock)}
+    world = World(
+        installation=store.installation(),
+        bus=config.bus,
+        offers=tuple(offer for provider in providers.values() for offer in provider.offers()),
+        heartbeat=config.heartbeat,
+        lease=config.lease,
+        notice_poll=config.notice_poll,
+        kill_margin=config.kill_margin,
+        boot_limit=config.boot_limit,
+    )
+    executor = Executor(bus, providers, clock)
+    loop = Loop(Engine(store, world), store, bus, clock, Hearing(world.heartbeat), executor.carry_out)
+    about = _about(config, store, clock)
+    clients = Clients(loop, store, clock, about, _refuse)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop())
+    subscriptions = [
+        bus.subscribe(Address(Stream.EVENTS), loop.on_event),
+        bus.subscribe(Address(Stream.HEARTBEATS), loop.on_heartbeat, prefetch=500),
+        bus.subscribe(Address(Stream.REQUESTS), clients.on_request),
+    ]
+    log.info("controller.ready pid=%d installation=%s", os.getpid(), about.installation)
+    loop.run(_idle(config, clock, store, clients))
+    for subscription in subscriptions:
+        subscription.close()
+    clients.close()
+
+
+def _about(config: ControllerConfig, store: Store, clock: Clock) -> Status:
+    return Status(
+        pid=os.getpid(),
+        version=__version__,
+        installation=store.installation(),
+        started_at=clock.now(),
+        embedded=config.embedded,
+        unfinished=0,
+        machines=0,
+        bus=config.bus.split("://", 1)[0],
+        state_dir=str(config.state_dir),
+    )
+
+
+def _refuse(body: SubmitRun) -> RunctlError | None:
+    if body.spec.provider != "local":
+        return RefusedByGuard(
+            f"The provider {body.spec.provider!r} is not supported yet.", "Only the local one is, so far."
+        )
+    return None
+
+
+def _idle(config: ControllerConfig, clock: Clock, store: Store, clients: Clients) -> Callable[[], bool]:
+    """Whether an embedded controller may end: nothing to do, and nobody has asked for a while."""
+
+    def idle() -> bool:
+        if not config.embedded or clock.monotonic() - clients.last_asked < config.idle:
+            return False
+        with store.transaction() as tx:
+            return not tx.busy()
+
+    return idle
