@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/stamp
-.PHONY: help env demo test check soak bench clean
+.PHONY: help env demo test check docs soak bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,7 +12,8 @@ help:
 	  'make demo    trains, is interrupted, resumes, and proves that nothing was lost' \
 	  'make test    runs the tests (against a real RabbitMQ, which it gets if there is none)' \
 	  'make check   linters, types, import contracts, the agent installed alone' \
-	  'make soak    the simulation, SEEDS=100000 or as many as you like' \
+	  'make docs    writes docs/messages.md and docs/lifecycles.md from the code' \
+  'make soak    the simulation, SEEDS=100000 or as many as you like' \
 	  'make bench   measures the numbers that runctl promises to hold (later)' \
 	  'make env     only prepares .venv' \
 	  'make clean   removes what the other targets made in this folder'
@@ -38,7 +39,11 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 shared/runctl_shared agent/runctl_agent
 	$(BIN)/lint-imports
+	$(BIN)/python deploy/dev/generate_docs.py --check
 	@deploy/dev/agent_alone.sh
+
+docs: env
+	$(BIN)/python deploy/dev/generate_docs.py
 
 SEEDS ?= 100000
 soak: env

@@ -78,7 +78,7 @@ def test_a_sigkilled_pytest_leaves_no_process_and_no_folder(tmp_path: Path) -> N
         os.environ[SESSION] = sys.argv[1]
         folder = pathlib.Path(sys.argv[2])
         (folder / "data").mkdir(parents=True)
-        Guard(SESSION, sys.argv[1], folder)
+        guard = Guard(SESSION, sys.argv[1], folder)
         subprocess.Popen(["sleep", "600"], start_new_session=True)
         print("up", flush=True)
         sys.stdin.read()

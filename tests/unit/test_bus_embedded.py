@@ -9,8 +9,6 @@ import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from runctl_shared.bus.connect import connect
 from runctl_shared.bus.embedded import engine, session
 from runctl_shared.bus.embedded.bus import EmbeddedBus
 from runctl_shared.bus.embedded.store import FEED_LIMIT, VERSION
 from runctl_shared.bus.port import Address, BusError, BusRefused, BusUnavailable, Delivery, Stream
 from runctl_shared.clock import FakeClock, SystemClock
-from runctl_shared.errors import UsageError
 from runctl_testing.buses import (
     EVENTS,
     FEED,
@@ -69,36 +65,6 @@ def rows(file: Path, query: str) -> list[tuple[object, ...]]:
 
 def publish(bus: EmbeddedBus, body: bytes = b"0") -> None:
     bus.publish(event("agent-a-1"), body, message_id="m-1").result(PATIENCE)
-
-
-# ---------------------------------------------------------------- the URL
-
-
-def test_the_way_to_the_bus_costs_nothing_until_it_is_taken() -> None:
-    """A command line that pays for SQLite, pika and msgspec before it knows what it is asked."""
-    heavy = "{'sqlite3', 'pika', 'msgspec', 'concurrent.futures', 'asyncio'}"
-    program = f"import sys, runctl_shared.bus.connect; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "bus.db",
-        "sqlite:bus.db",
-        "sqlite://bus.db",
-        "sqlite:///",
-        "sqlite:///folder/",
-        "http://u:secret@h/",
-    ],
-)
-def test_any_other_url_is_refused_with_those_that_would_do(url: str) -> None:
-    """A file made in whatever folder one happens to be in; a password printed with the error."""
-    with pytest.raises(UsageError, match="sqlite:///") as caught:
-        connect(url, clock=SystemClock())
-    assert "secret" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- what lies on the disk

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runctl_agent.formats import choose, npy, zips
@@ -93,6 +93,7 @@ def test_a_hole_in_the_data_is_found(tmp_path: Path, name: str) -> None:
     cut=st.integers(0, 30_000),
     flips=st.lists(st.tuples(st.integers(0, 30_000), st.binary(min_size=1, max_size=40))),
 )
+@example(cut=0, flips=[(3, b"\x01")])  # members that begin before the file does
 def test_garbage_gets_a_verdict_and_never_an_exception(
     tmp_path: Path, name: str, cut: int, flips: list[tuple[int, bytes]]
 ) -> None:

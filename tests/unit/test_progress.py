@@ -113,8 +113,8 @@ def test_the_kind_of_a_step_says_what_it_is_worth() -> None:
 
 
 _WORDS = st.sampled_from(
-    ["step", "loss", "epoch", "=", ":", " ", "1", "9999999999", ".", "e", "nan", "/", "%|", "|", "[", "]", "{", "}",
-     '"', "train_", "\x1b[", "\x1b]", "\r", "it/s", "00:0", ",", "load", "é"]
+    ["step", "loss", "epoch", "=", ":", " ", "1", "9999999999", ".", "e", "nan", "/", "%|", "|", "[", "]", "{",
+     "}", '"', "train_", "\x1b[", "\x1b]", "\r", "it/s", "00:0", ",", "load", "é"]
 )  # fmt: skip
 
 
@@ -140,7 +140,8 @@ def test_numbers_come_back_as_printed(step: int, loss: float, form: str) -> None
 @pytest.mark.parametrize(
     "piece",
     ["a", "1", " ", "step", "step ", "step=", "step=1,", "loss 1", "loss=1.", "1%|", "1%||1/1[", "1it [0:",
-     "load", "loading ", "\x1b[", "\x1b]", "\x1b[0", "epoch [1][", "{", '{"a":', "[", "-", "e" * 9, "1/", "global_"],
+     "load", "loading ", "\x1b[", "\x1b]", "\x1b[0", "epoch [1][", "{", '{"a":', "[", "-", "e" * 9, "1/",
+     "global_"],
 )  # fmt: skip
 @pytest.mark.timeout(30)
 def test_the_worst_lines_take_no_time(piece: str) -> None:

@@ -1,101 +1,20 @@
-"""The watcher on real files, with real writers in other processes."""
+"""What the watcher takes for complete, on real files, at times that the test chooses."""
 
 from __future__ import annotations
 
-import io
 import os
-import queue
 import shutil
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from runctl_agent.formats.base import FileStamp
-from runctl_agent.watcher import lease, mounts
-from runctl_agent.watcher.lease import Lease
-from runctl_agent.watcher.model import Candidate, version_of
-from runctl_agent.watcher.wakeup import Wakeup
-from runctl_agent.watcher.watcher import Watcher
-from runctl_shared.clock import FakeClock, SystemClock
-from runctl_testing.eventually import eventually
-
-QUIET = 2.0
-
-WRITER = """
-import os, sys
-file = open(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "wb")
-print("open", flush=True)
-for line in sys.stdin:
-    file.write(bytes.fromhex(line)); file.flush()
-    print("written", flush=True)
-file.close()
-print("closed", flush=True)
-"""
-
-
-class Writer:
-    """Another process that writes a file in place, as slowly as it is told to."""
-
-    def __init__(self, path: Path, mode: str = "wb") -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), mode],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._expect("open")
-
-    def write(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(data.hex() + "\n")
-        self._process.stdin.flush()
-        self._expect("written")
-
-    def finish(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._expect("closed")
-
-    def _expect(self, word: str) -> None:
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline().strip() == word
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            stream.close()
-
-
-def npz(step: int, size: int = 2000) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, weights=np.arange(size, dtype=np.float64) + step, step=np.array(step))
-    return buffer.getvalue()
-
-
-class ByHand:
-    """A watcher without its thread: it looks when the test says so, at the time that the test says it is."""
-
-    def __init__(self, root: Path, memory: Path | None = None) -> None:
-        self.clock = FakeClock()
-        self.watcher = Watcher(root, self._never, self.clock, quiet=QUIET, memory=memory)
-
-    def _never(self, candidate: Candidate) -> None:
-        raise AssertionError("nobody has started the thread")
-
-    def look(self, after: float = 0.0, *, writer_gone: bool = False) -> list[str]:
-        return [candidate.root_name for candidate in self.candidates(after, writer_gone=writer_gone)]
-
-    def candidates(self, after: float = 0.0, *, writer_gone: bool = False) -> list[Candidate]:
-        self.clock.advance(after)
-        return self.watcher.scan_now(writer_gone=writer_gone)
+from runctl_agent.formats.base import Entry, FileStamp, Verdict
+from runctl_agent.formats.npz import Npz
+from runctl_agent.watcher import mounts
+from runctl_agent.watcher.model import version_of
+from runctl_testing.watching import QUIET, ByHand, Writer, npz, writers
 
 
 @pytest.fixture
@@ -110,38 +29,7 @@ def by_hand(root: Path) -> ByHand:
     return ByHand(root)
 
 
-@pytest.fixture
-def writer(root: Path) -> Iterator[Callable[..., Writer]]:
-    made: list[Writer] = []
-
-    def make(path: Path, mode: str = "wb") -> Writer:
-        made.append(Writer(path, mode))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-class Inbox:
-    """A started watcher, and what it handed over."""
-
-    def __init__(self, root: Path, quiet: float = 0.2) -> None:
-        self.arrived = queue.Queue[Candidate]()
-        self.watcher = Watcher(root, self.arrived.put, SystemClock(), quiet=quiet)
-        self.watcher.start()
-
-    def next(self) -> Candidate:
-        return self.arrived.get(timeout=60)
-
-    def close(self) -> None:
-        self.watcher.stop()
-
-
-@pytest.fixture
-def inbox(root: Path) -> Iterator[Inbox]:
-    with closing(Inbox(root)) as made:
-        yield made
+writer = pytest.fixture(writers)
 
 
 # -- never too early
@@ -237,6 +125,34 @@ def test_temporary_names_links_and_pipes_are_passed_over(root: Path, tmp_path: P
     assert by_hand.look() == ["b.npz"]
     [candidate] = by_hand.candidates(after=QUIET)
     assert [file.path for file in candidate.files] == ["c/mine", "c/same"]
+
+
+def test_what_changes_while_it_is_being_checked_is_not_taken(
+    root: Path, by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = root / "a.npz"
+    path.write_bytes(npz(1))
+    real = Npz.check
+
+    def slow_check(kind: Npz, entry: Entry) -> Verdict:
+        verdict = real(kind, entry)
+        path.write_bytes(npz(2, size=5))
+        return verdict
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Npz, "check", slow_check)
+        assert by_hand.look() == []
+    assert [candidate.step for candidate in by_hand.candidates()] == [2]
+
+
+def test_on_file_systems_of_other_machines_leases_are_not_believed(
+    root: Path, by_hand: ByHand, writer: Callable[..., Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "far", lambda path: True)
+    (root / "a.npz").write_bytes(npz(1))
+    writer(root / "a.npz", "r+b")  # NFS would answer like this for ever
+    assert by_hand.look() == []
+    assert by_hand.look(after=QUIET) == ["a.npz"]
 
 
 # -- once, and again when it is another one
@@ -408,154 +324,3 @@ def test_no_directory_yet_is_no_checkpoint_yet(tmp_path: Path) -> None:
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "a.npz").write_bytes(npz(1))
     assert watch.look(after=10) == ["a.npz"]
-
-
-# -- with its thread
-
-
-def test_what_is_renamed_into_place_is_handed_over(root: Path, inbox: Inbox) -> None:
-    for step in range(5):
-        (root / ".saving.tmp").write_bytes(npz(step))
-        (root / ".saving.tmp").replace(root / f"step-{step}.npz")
-        assert inbox.next().step == step
-
-
-def test_the_close_of_a_slow_writer_wakes_the_watcher(
-    root: Path, inbox: Inbox, writer: Callable[..., Writer]
-) -> None:
-    slow = writer(root / "a.npz")
-    slow.write(npz(1))
-    eventually(lambda: inbox.watcher.waiting().get("a.npz") == "somebody is writing to it")
-    assert inbox.arrived.empty()
-    slow.finish()
-    assert inbox.next().step == 1
-
-
-def test_a_burst_is_handed_over_without_loss(root: Path, inbox: Inbox) -> None:
-    data = npz(1, size=1)
-    for number in range(2000):
-        (root / f".{number}").write_bytes(data)
-        (root / f".{number}").rename(root / f"burst-{number}.npz")
-    assert {inbox.next().root_name for _ in range(2000)} == {f"burst-{n}.npz" for n in range(2000)}
-    assert inbox.arrived.empty()
-
-
-def test_a_directory_that_is_made_or_made_anew_is_watched(tmp_path: Path) -> None:
-    root = tmp_path / "link"
-    root.symlink_to(tmp_path / "real")
-    with closing(Inbox(root)) as inbox:
-        for step in range(2):
-            (tmp_path / "real").mkdir()
-            (root / "a.npz").write_bytes(npz(step, size=step + 1))
-            assert inbox.next().step == step
-            shutil.rmtree(tmp_path / "real")
-
-
-def test_without_events_it_looks_by_the_clock(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounts, "far", lambda path: True)
-    with closing(Inbox(root)) as inbox:
-        (root / "a.npz").write_bytes(npz(1))
-        assert inbox.next().step == 1
-        assert not [thread for thread in threading.enumerate() if "notify" in type(thread).__name__.lower()]
-
-
-def test_a_handler_that_fails_gets_it_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runctl_agent.watcher.watcher.AGAIN", 0.05)
-    calls = queue.Queue[str]()
-
-    def handler(candidate: Candidate) -> None:
-        calls.put(candidate.root_name)
-        if calls.qsize() == 1:
-            raise RuntimeError("not yet")
-
-    watcher = Watcher(root, handler, SystemClock())
-    watcher.start()
-    try:
-        (root / "a.npz").write_bytes(npz(1))
-        eventually(lambda: calls.qsize() == 2)
-    finally:
-        watcher.stop()
-
-
-def test_events_wake_and_looking_does_not(root: Path) -> None:
-    awake = threading.Event()
-    wakeup = Wakeup(root, awake.set)
-    assert wakeup.start()
-    try:
-        (root / "a").write_text("x")
-        assert awake.wait(60)
-        by_hand = ByHand(root)
-        # Whatever is still under way from the write has arrived once this one's own event has.
-        (root / "b").write_text("x")
-        eventually(lambda: _falls_asleep(awake))
-        for _ in range(20):
-            by_hand.look(after=10)
-        assert not awake.wait(0.5)
-    finally:
-        wakeup.stop()
-
-
-def _falls_asleep(awake: threading.Event) -> bool:
-    awake.clear()
-    return not awake.wait(0.5)
-
-
-# -- leases
-
-
-def test_a_lease_tells_who_writes(root: Path, writer: Callable[..., Writer]) -> None:
-    path, other = root / "a", root / "b"
-    other.write_text("x")
-    slow = writer(path)
-    assert lease.ask([other, path]) is Lease.BUSY
-    slow.finish()
-    assert lease.ask([other, path]) is Lease.FREE
-    with path.open("rb"):
-        assert lease.ask([path]) is Lease.FREE, "readers do not count"
-    with pytest.raises(FileNotFoundError):
-        lease.ask([root / "gone"])
-
-
-def test_where_there_are_no_leases_nothing_is_known(root: Path) -> None:
-    (root / "a").write_text("x")
-    assert lease.ask([root / "a", root]) is Lease.UNKNOWN, "the kernel gives none on a folder"
-
-
-RACE = """
-import sys
-from pathlib import Path
-from runctl_agent.watcher import lease
-path = Path(sys.argv[1])
-print("go", flush=True)
-for _ in range(30_000):
-    lease.ask([path])
-print("alive", flush=True)
-"""
-
-OPENER = """
-import os, sys
-print("go", flush=True)
-while True:
-    os.close(os.open(sys.argv[1], os.O_WRONLY))
-"""
-
-
-def test_a_writer_that_opens_in_the_moment_of_the_lease_does_not_kill_the_agent(root: Path) -> None:
-    """By default the kernel sends SIGIO then, which ends a process that does not expect it."""
-    path = root / "a"
-    path.write_text("x")
-    with subprocess.Popen([sys.executable, "-c", OPENER, str(path)], stdout=subprocess.PIPE) as opener:
-        assert opener.stdout is not None
-        opener.stdout.readline()
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", RACE, str(path)],
-                capture_output=True,
-                text=True,
-                timeout=100,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            )
-        finally:
-            opener.kill()
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["go", "alive"]

@@ -53,7 +53,8 @@ def make_folders(root: Path, folder: Path) -> None:
     try:
         folder.mkdir(0o700)
     except FileExistsError:
-        if not folder.is_dir():
+        # Made by another just now, or a file; if it is gone again, this raises FileNotFoundError.
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     else:
         sync_folder(folder.parent)

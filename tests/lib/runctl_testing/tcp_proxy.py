@@ -17,7 +17,8 @@ _Link = tuple[asyncio.StreamWriter, asyncio.StreamWriter]
 class TcpProxy:
     """Listens on 127.0.0.1 and forwards to the server in `url`. Use as a context manager.
 
-    `port` 0 takes a free one. With `tls`, the client's side of the wire is encrypted. Every method returns when it has taken effect on the wires that exist.
+    `port` 0 takes a free one. With `tls`, the client's side of the wire is encrypted. Every method returns
+    when it has taken effect on the wires that exist.
     """
 
     def __init__(self, url: str, port: int = 0, tls: ssl.SSLContext | None = None) -> None:

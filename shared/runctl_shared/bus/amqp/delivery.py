@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("runctl.bus")
 
 REPLY_TO = "amq.rabbitmq.reply-to"
-"""The broker's own pseudo-queue for replies: nothing to declare, nothing left behind. What the receiver sees is
-this and the one asker's token."""
+"""The broker's own pseudo-queue for replies: nothing to declare, nothing left behind. The receiver sees this
+and the asker's token."""
 
 _settling = threading.Lock()
 """One for all: it is held for the turn of a flag."""

@@ -1,0 +1,374 @@
+"""The agent's process: the real engine, and edges that do at once, or a little later, what its core wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from runctl_agent.core import effects, inputs
+from runctl_agent.core.phases import Phase
+from runctl_agent.engine import Engine
+from runctl_agent.spool.memory import MemorySpool
+from runctl_shared.checkpoints.manifest import manifest_name
+from runctl_shared.checkpoints.objects import ObjectStoreError
+from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
+from runctl_shared.messages.base import Body
+from runctl_shared.messages.events import Registered
+from runctl_testing.sim.trainer import Saved, SimTrainer
+
+if TYPE_CHECKING:
+    from runctl_testing.sim.cloud import Notice, SimMachine
+
+STORE_TRIES = 20
+STORE_WAIT = 5.0
+
+
+class SimAgent:
+    """`life` counts its processes: what an earlier one had under way never comes back."""
+
+    def __init__(self, machine: SimMachine) -> None:
+        self.machine, self.world, self.line = machine, machine.world, machine.world.line
+        self.id = machine.boot.agent
+        self.name = f"agent {machine.attempt}"
+        self.life = 0
+        self.alive = False
+        self.connected = True
+        self.repository = RunRepository(self.world.vault, machine.run)
+
+    # -- the process --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if not self.machine.alive or self.alive:
+            return
+        self.life += 1
+        self.alive = True
+        self.sent = 0
+        self.stalled = 0
+        self.ticking: float | None = None
+        self.uploading = self.flushing = self.draining = False
+        self.taken_through = -1.0
+        self.spool = MemorySpool(self._recorded, self.machine.spool)
+        self.engine = Engine(self.spool, self.machine.boot, self.machine.monotonic)
+        self.line.note(self.name, f"starts, life {self.life}, phase {self.engine.state.phase.value}")
+        if self.engine.again:
+            self._recall_commits()
+        self.give(self._booted())
+        self._later(self.world.config.heartbeat, self._beat)
+        self.look_for_notice()
+        self.progressed()
+        self.world.wire.flush(self)
+
+    def _booted(self) -> inputs.Booted:
+        hello = Registered(protocol=1, version="sim", capabilities=())
+        trainer, at = self.machine.trainer, self.machine.monotonic
+        if not self.engine.again or trainer is None:
+            return inputs.Booted(at=at, hello=hello, again=self.engine.again)
+        if trainer.alive:
+            return inputs.Booted(at=at, hello=hello, again=True, trainer="alive", pid=7)
+        code, signal = trainer.exit or (None, None)
+        return inputs.Booted(at=at, hello=hello, again=True, trainer="exited", exit_code=code, signal=signal)
+
+    def stop(self) -> None:
+        """The process is gone, whatever it was at."""
+        self.alive = False
+        self.life += 1
+
+    def crash(self) -> None:
+        if self.alive:
+            self.line.note(self.name, "CRASHES")
+            self.stop()
+            self.line.after(self.world.rng.uniform(1.0, 30.0), self.start)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        life = self.life
+        self.line.after(seconds, lambda: act() if self.life == life and self.alive else None)
+
+    # -- driving the core ---------------------------------------------------------------------
+
+    def give(self, given: inputs.Input) -> bool:
+        """One input; False when the process did not survive it."""
+        if not self.alive:
+            return False
+        self.line.note(self.name, given)
+        before = self.engine.state
+        wanted = self.engine.handle(given, self.line.now)
+        self.world.facts.agent_decided(self, given, before, wanted)
+        if self._dies():
+            return False
+        self.send()
+        for effect in wanted:
+            self.line.note(self.name, effect)
+            _EFFECTS[type(effect)](self, effect)
+            if not self.alive or self._dies():
+                return False
+        self._arm()
+        return True
+
+    def _dies(self) -> bool:
+        if self.world.chance("crash_agent"):
+            self.crash()
+            return True
+        return False
+
+    def _arm(self) -> None:
+        due = self.engine.due
+        if due is not None and due != self.ticking:
+            self.ticking = due
+            self._later(max(0.0, due - self.machine.monotonic), lambda: self._tick(due))
+
+    def _tick(self, due: float) -> None:
+        if self.ticking == due:
+            self.ticking = None
+            self.give(inputs.Tick(at=max(due, self.machine.monotonic)))
+
+    @property
+    def _now(self) -> float:
+        return self.machine.monotonic
+
+    # -- the wire -----------------------------------------------------------------------------
+
+    def _recorded(self, body: Body, sequence: int, at: float) -> bytes:
+        self.world.facts.recorded(self.id, sequence, body)
+        return b""
+
+    def send(self) -> None:
+        """What is in the spool and was not sent since the link came up."""
+        if self.connected and self.spool.last_sequence > self.sent:
+            for item in self.spool.pending(after=self.sent):
+                self.world.wire.send_event(self.id, item.sequence)
+            self.sent = self.spool.last_sequence
+
+    def link(self, up: bool) -> None:
+        self.connected = up
+        if up and self.alive:
+            self.sent = 0
+            self.send()
+            self.world.wire.flush(self)
+
+    def _beat(self) -> None:
+        self._later(self.world.config.heartbeat, self._beat)
+        self._see_steps()
+        if not self.alive or not self.connected:
+            return
+        self.world.wire.heartbeat(self.id)
+        # What is not acknowledged for long is sent again: an acknowledgement may be lost as well.
+        self.stalled = 0 if self.spool.empty else self.stalled + 1
+        if self.stalled >= 2:
+            self.stalled = self.sent = 0
+            self.send()
+
+    def _forget(self, effect: effects.Forget) -> None:
+        self.world.facts.forgotten(self, effect.through)
+        self.spool.forget(effect.through)
+        self.stalled = 0
+        self._drain_if_empty()
+
+    def _send_again(self, effect: effects.SendAgain) -> None:
+        self.sent = min(self.sent, effect.after)
+        self.send()
+
+    def _drain(self, effect: effects.Drain) -> None:
+        self.draining = True
+        self._later(0.1, self._drain_if_empty)
+
+    def _drain_if_empty(self) -> None:
+        if self.draining and self.spool.empty:
+            self.draining = False
+            self._later(0.0, lambda: self._tell(inputs.Drained(at=self._now)))
+
+    def _tell(self, given: inputs.Input) -> None:
+        self.give(given)
+
+    # -- notices ------------------------------------------------------------------------------
+
+    def look_for_notice(self) -> None:
+        if self.alive and self.machine.notice is not None:
+            self.noticed(self.machine.notice)
+
+    def noticed(self, notice: Notice) -> None:
+        interruption = notice.kind == "interruption"
+        self.give(
+            inputs.NoticeSeen(
+                at=self._now,
+                id=notice.id,
+                kind="interruption" if interruption else "rebalance",
+                action="terminate",
+                deadline=notice.taken_at - self.line.now if interruption else None,
+                source="sim",
+            )
+        )
+
+    def notice_gone(self, notice: Notice) -> None:
+        self.give(inputs.NoticeGone(at=self._now, id=notice.id))
+
+    # -- before the training ------------------------------------------------------------------
+
+    def _stage(self, effect: effects.Stage) -> None:
+        self._later(self.world.rng.uniform(0.5, 10.0), lambda: self._tell(inputs.Staged(at=self._now, seconds=1.0)))
+
+    def _claim(self, effect: effects.Claim) -> None:
+        self._later(0.5, lambda: self._try_claim(STORE_TRIES))
+
+    def _try_claim(self, tries: int) -> None:
+        try:
+            found = self.repository.eligible()
+            parent = found[0].name if found else None
+            claim = self.repository.claim(self.machine.attempt, self.id, parent, self.line.now)
+        except ClaimRefused as refused:
+            self.give(inputs.ClaimFailed(at=self._now, superseded=True, detail=str(refused)))
+        except ObjectStoreError as error:
+            self._again(tries, self._try_claim, inputs.ClaimFailed(at=self._now, superseded=False, detail=str(error)))
+        else:
+            self.give(inputs.Claimed(at=self._now, parent=claim.parent))
+
+    def _again(self, tries: int, act: Callable[[int], None], failed: inputs.Input) -> None:
+        """The store does not answer: again a little later, and give up in the end."""
+        if tries > 0:
+            self._later(STORE_WAIT, lambda: act(tries - 1))
+        else:
+            self.give(failed)
+
+    def _restore(self, effect: effects.Restore) -> None:
+        self._later(self.world.rng.uniform(1.0, 10.0), lambda: self._try_restore(STORE_TRIES))
+
+    def _try_restore(self, tries: int) -> None:
+        try:
+            found = self.repository.eligible()
+        except ObjectStoreError as error:
+            self._again(tries, self._try_restore, inputs.RestoreFailed(at=self._now, detail=str(error)))
+            return
+        if not found:
+            self.give(inputs.Restored(at=self._now, manifest=None))
+            return
+        newest = found[0]
+        self.give(inputs.Restored(at=self._now, manifest=newest.name, path="/restored", step=newest.step, size=1))
+
+    # -- the training -------------------------------------------------------------------------
+
+    def _train(self, effect: effects.Train) -> None:
+        self._later(0.5, lambda: self._start_training(effect))
+
+    def _start_training(self, effect: effects.Train) -> None:
+        if self.machine.trainer is None:
+            step = self.engine.state.restored_step if effect.resume_path is not None else None
+            self.machine.trainer = SimTrainer(self.machine, step)
+            self.give(inputs.TrainingUp(at=self._now, pid=7))
+
+    def progressed(self) -> None:
+        """The training made its first step, or a checkpoint."""
+        if self.alive:
+            self._see_steps()
+            self._scan()
+
+    def _see_steps(self) -> None:
+        trainer = self.machine.trainer
+        if not self.alive or trainer is None or self.engine.state.started_at is None:
+            return
+        step = trainer.step if trainer.alive else trainer.last
+        if step is None:
+            return
+        if self.engine.state.first_step is None and not self.give(
+            inputs.StepSeen(at=self._now, step=trainer.first_step)
+        ):
+            return
+        if step != self.engine.state.last_step:
+            self.give(inputs.StepSeen(at=self._now, step=step))
+
+    def trainer_exited(self) -> None:
+        if self.alive:
+            self._later(0.2, self._tell_exit)
+
+    def _tell_exit(self) -> None:
+        self._see_steps()
+        trainer = self.machine.trainer
+        if self.alive and trainer is not None and trainer.exit is not None:
+            code, signal = trainer.exit
+            self.give(inputs.TrainingExited(at=self._now, exit_code=code, signal=signal))
+
+    def _ask(self, effect: effects.AskToSave) -> None:
+        if self.machine.trainer is not None:
+            self.machine.trainer.signal()
+            self._later(0.0, lambda: self._tell(inputs.SignalSent(at=self._now, signal="SIGTERM", pids=(7,))))
+
+    def _kill(self, effect: effects.Kill) -> None:
+        if self.machine.trainer is not None:
+            self.machine.trainer.kill()
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    def _recall_commits(self) -> None:
+        """After a restart: what this attempt has committed already is not committed again."""
+        own = [s for s in self.machine.saves if s in self.machine.committed]
+        self.taken_through = max((s.at for s in own), default=-1.0)
+
+    def _scan(self) -> None:
+        """Upload the newest complete checkpoint that was not uploaded, one at a time."""
+        if self.uploading or not self.alive:
+            return
+        fresh = [s for s in self.machine.saves if s.at > self.taken_through]
+        if fresh:
+            self.uploading = True
+            self._later(self.world.rng.uniform(0.3, 6.0), lambda: self._upload(fresh[-1]))
+        elif self.flushing:
+            self.flushing = False
+            self.give(inputs.Flushed(at=self._now))
+
+    def _upload(self, saved: Saved) -> None:
+        sequence = len(self.machine.committed) + 1
+        attempt = self.machine.attempt
+        name = manifest_name(attempt, sequence, saved.step, f"ck-a{attempt}s{sequence}")
+        try:
+            self.world.vault.put(f"{self.machine.run}/{name}", b"{}", if_absent=True)
+        except ObjectStoreError:
+            self._later(STORE_WAIT, lambda: self._upload(saved))
+            return
+        self.machine.committed.append(saved)
+        self.taken_through = saved.at
+        self.uploading = False
+        written = saved.at - self.machine.launched_at + 50.0
+        stored = inputs.Stored(
+            at=self._now, manifest=name, step=saved.step, epoch=None, size=1, files=1, format="sim",
+            written_at=written, wall=saved.at, upload_seconds=1.0,
+        )  # fmt: skip
+        self.line.note(self.name, f"commits {name}")
+        if self.give(stored):
+            self._scan()
+
+    def _flush(self, effect: effects.Flush) -> None:
+        self.flushing = True
+        self._later(0.3, self._scan)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _write_end(self, effect: effects.WriteEnd) -> None:
+        try:
+            self.repository.write_end(self.machine.attempt, effect.record)
+        except ObjectStoreError:
+            self._later(STORE_WAIT, lambda: self._write_end(effect))
+            return
+        self._later(0.1, lambda: self._tell(inputs.EndRecorded(at=self._now)))
+
+    def _shut_down(self, effect: effects.ShutDown) -> None:
+        from runctl_controller.providers.port import EndCause
+
+        self.machine.end(EndCause.ITSELF)
+
+    @property
+    def phase(self) -> Phase:
+        return self.engine.state.phase
+
+
+_EFFECTS: dict[type[effects.Effect], Callable[[SimAgent, Any], None]] = {
+    effects.Forget: SimAgent._forget,
+    effects.SendAgain: SimAgent._send_again,
+    effects.Drain: SimAgent._drain,
+    effects.Stage: SimAgent._stage,
+    effects.Claim: SimAgent._claim,
+    effects.Restore: SimAgent._restore,
+    effects.Train: SimAgent._train,
+    effects.AskToSave: SimAgent._ask,
+    effects.Kill: SimAgent._kill,
+    effects.Flush: SimAgent._flush,
+    effects.WriteEnd: SimAgent._write_end,
+    effects.ShutDown: SimAgent._shut_down,
+}

@@ -1,0 +1,122 @@
+"""A training as a process on a machine: makes steps and checkpoints; what becomes of it outlives the agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from runctl_testing.sim.cloud import SimMachine
+
+FIRST_STEP_AFTER = 2.0
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """A complete checkpoint on the machine's disk; `at` is simulated time."""
+
+    step: int
+    at: float
+
+
+class SimTrainer:
+    """`start_step`: the step that it goes on from. `exit`: code and signal, once it has ended."""
+
+    def __init__(self, machine: SimMachine, resume_step: int | None) -> None:
+        self.machine, self.plan, self.world = machine, machine.plan, machine.world
+        self.line = self.world.line
+        self.start_step = (resume_step or 0) if self.plan.resumes else 0
+        self.started_at = self.line.now
+        self.alive = True
+        self.saving = False
+        self.asked = 0
+        self.last: int | None = None
+        self.exit: tuple[int | None, str | None] | None = None
+        self.world.facts.training_began(self)
+        steps = self.plan.length - self.start_step
+        self.line.after(FIRST_STEP_AFTER + steps, self._finish)
+        self.line.after(FIRST_STEP_AFTER, self._progress)
+        self._next_save()
+        if self.world.facts.own_errors(self.plan.spec.run) < self.plan.crashes:
+            self.line.after(self.world.rng.uniform(1.0, 60.0), self._fail)
+
+    @property
+    def step(self) -> int | None:
+        """The step last reported; None before the first."""
+        made = int(self.line.now - self.started_at - FIRST_STEP_AFTER)
+        if made < 0 or self.start_step >= self.plan.length:
+            return None
+        return min(self.plan.length, self.start_step + max(1, made))
+
+    @property
+    def first_step(self) -> int:
+        return self.start_step + 1
+
+    def signal(self) -> None:
+        """The agent asks to save."""
+        self.asked += 1
+        answer = self.plan.answer
+        if not self.alive or answer == "ignore" or self.saving:
+            return
+        if answer == "die":
+            self._end(None, "SIGTERM")
+            return
+        self.saving = True
+        self.line.after(self.plan.save_seconds, self._answered)
+
+    def kill(self) -> None:
+        self._end(None, "SIGKILL")
+
+    def vanish(self) -> None:
+        """The machine is gone, and the training with it."""
+        if self.alive:
+            self.alive = False
+            self.world.facts.training_ended(self)
+
+    def _answered(self) -> None:
+        if not self.alive:
+            return
+        self.saving = False
+        self._save()
+        if self.plan.answer == "save_and_exit":
+            self._end(0, None)
+        elif self.plan.answer == "save_and_fail":
+            self._end(143, None)
+
+    def _next_save(self) -> None:
+        self.line.after(self.plan.every, self._periodic)
+
+    def _periodic(self) -> None:
+        if self.alive:
+            self._save()
+            self._next_save()
+
+    def _save(self) -> None:
+        if self.step is not None:
+            self.machine.saves.append(Saved(self.step, self.line.now))
+        self._progress()
+
+    def _progress(self) -> None:
+        if self.alive and self.machine.agent is not None:
+            self.machine.agent.progressed()
+
+    def _fail(self) -> None:
+        if self.alive:
+            self._end(1, None)
+
+    def _finish(self) -> None:
+        if self.alive:
+            self._save()
+            self.world.facts.finished.add((self.plan.spec.run, self.machine.attempt))
+            self._end(0, None)
+
+    def _end(self, code: int | None, signal: str | None) -> None:
+        if not self.alive:
+            return
+        self.last = self.step
+        self.alive = False
+        self.exit = (code, signal)
+        self.line.note(f"trainer {self.machine.attempt}", f"exits {code} {signal} after step {self.last}")
+        self.world.facts.training_ended(self)
+        if self.machine.agent is not None:
+            self.machine.agent.trainer_exited()
