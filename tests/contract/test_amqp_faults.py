@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psutil
 import pytest
@@ -40,17 +41,15 @@ def lab(amqp_url: str) -> Iterator[Lab]:
 def test_a_broker_that_restarts_under_load_loses_nothing(private_broker: Broker, end: str) -> None:
     """A planned restart (320) taken for the end; confirms believed that were never given; consumers that are
     connected again but consume nothing."""
-    lab = Lab(private_broker.url)
-    controller = lab.controller()
-    inbox = Inbox()
-    controller.subscribe(EVENTS, inbox)
-    with Load(lab.connect(), lab.connect()) as load:
-        load.wait_more(500)
-        private_broker.stop() if end == "stop" else private_broker.kill()
-        private_broker.start()
-        load.wait_more(500)
-    load.lost_nothing(inbox)
-    lab.close()
+    with closing(Lab(private_broker.url)) as lab:
+        inbox = Inbox()
+        lab.controller().subscribe(EVENTS, inbox)
+        with Load(lab.connect(), lab.connect()) as load:
+            load.wait_more(500)
+            private_broker.stop() if end == "stop" else private_broker.kill()
+            private_broker.start()
+            load.wait_more(500)
+        load.lost_nothing(inbox)
 
 
 def test_a_broker_that_comes_late_is_found(lab: Lab) -> None:
@@ -231,8 +230,7 @@ def test_everything_is_built_again_on_reconnect(lab: Lab) -> None:
     lab.delete_everything()
     wire.cut()
     eventually(lambda: takes_commands(controller, "agent-a-1"), PATIENCE)
-    for queue in (*QUEUES, "commands.agent-a-1", "commands.agent-c-1"):
-        lab.hands(lambda channel, queue=queue: channel.queue_declare(f"{lab.prefix}.{queue}", passive=True))
+    lab.require(*QUEUES, "commands.agent-a-1", "commands.agent-c-1")
     assert takes_commands(controller, "agent-c-1")
     assert not takes_commands(controller, "agent-b-1")
     send(controller, event("agent-a-1"), b"saved")

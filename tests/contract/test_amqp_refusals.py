@@ -1,4 +1,4 @@
-"""What RabbitMQ refuses, and what we refuse: wrong passwords, strangers, hostile clients, handlers of our own.
+"""What RabbitMQ refuses, and what we refuse: wrong passwords, strangers, ill will, our own handlers.
 
 Each test's docstring names the bug that it would catch.
 """

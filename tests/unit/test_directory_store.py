@@ -86,7 +86,7 @@ def test_killed_anywhere_there_is_never_half_an_object(root: Path, if_absent: bo
             assert len(temporaries(root / str(call))) == 0
             break
     assert len(seen) == 2
-    assert call >= 5
+    assert call > 3
 
 
 def test_what_returned_is_on_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

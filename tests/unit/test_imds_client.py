@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -165,6 +166,13 @@ def test_nobody_listening_is_a_failure(server: ImdsServer, clock: FakeClock) -> 
     with closing(ImdsClient(server.url, clock)) as client, pytest.raises(ImdsFailed):
         client.get(SPOT)
     server.close = lambda: None  # type: ignore[method-assign]  # the fixture would close it again
+
+
+def test_a_service_that_never_answers_is_a_failure(clock: FakeClock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with closing(ImdsClient(url, clock, timeout=0.05)) as client, pytest.raises(ImdsFailed):
+            client.get(SPOT)
 
 
 def test_an_endless_answer_is_a_failure(server: ImdsServer, client: ImdsClient) -> None:

@@ -102,7 +102,7 @@ def test_killed_at_every_call_of_a_claim(repo: RunRepository) -> None:
         if not killed:
             assert claim.claimed_at == 1.0
             break
-    assert call >= 5
+    assert call > 3
 
 
 def test_killed_at_every_call_of_a_restore(repo: RunRepository, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_killed_at_every_call_of_a_restore(repo: RunRepository, tmp_path: Path) 
         assert [path.name for path in target.iterdir()] == [parts.id]
         if not killed:
             break
-    assert call > 10
+    assert call > 5
 
 
 def test_killed_while_a_spoilt_copy_is_replaced(repo: RunRepository, tmp_path: Path) -> None:
@@ -131,4 +131,4 @@ def test_killed_while_a_spoilt_copy_is_replaced(repo: RunRepository, tmp_path: P
         assert [path.name for path in target.iterdir()] == [parts.id]
         if not killed:
             break
-    assert call > 10
+    assert call > 5

@@ -175,3 +175,14 @@ def test_room_for_the_exit_is_taken_beforehand(bench: Bench) -> None:
     bench.trainers[0].kill()
     assert bench.trainers[0].join(PATIENCE)
     assert record.exit_path(bench.state).stat().st_ino == inode
+
+
+def test_an_exit_of_an_earlier_training_is_not_this_one_s(bench: Bench) -> None:
+    assert bench.start(["sh", "-c", "exit 3"]).join(PATIENCE)
+    trainer = bench.start(["sleep", "1000"])
+    found = record.read_record(bench.state)
+    assert found is not None
+    os.kill(found.minder, signal.SIGKILL)
+    trainer.kill(timeout=PATIENCE)
+    assert trainer.join(PATIENCE)
+    assert bench.exits == [(3, None), (None, None)]

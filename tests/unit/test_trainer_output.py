@@ -8,6 +8,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ class Heard:
             self.first = offset
         assert offset == self.first + len(self.text)
         self.text += data
+
+    def ends_with(self, word: bytes) -> bool:
+        return self.text.endswith(word)
 
     def pause(self) -> None:
         self.pauses += 1
@@ -76,7 +80,7 @@ def test_what_is_appended_while_it_runs_arrives(path: Path) -> None:
     it = tail(path, heard)
     for word in (b"one", b"two", b"three"):
         append(path, word)
-        eventually(lambda word=word: heard.text.endswith(word), PATIENCE)  # type: ignore[misc]  # see B023
+        eventually(partial(heard.ends_with, word), PATIENCE)
     eventually(lambda: heard.pauses >= 1, PATIENCE)
     assert it.finish(PATIENCE)
 

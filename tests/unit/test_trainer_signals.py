@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -117,38 +117,49 @@ class TestAskToSave:
 
 # Children that lose one trace after the other: their parent, their session, their environment.
 _HYDRA = """
-import os, subprocess, threading
+import os, subprocess, sys, threading
 def child(*argv, **options): subprocess.Popen(argv, **options)
-child('sleep', '1001')
-child('setsid', 'sleep', '1002')
-child('sh', '-c', '(setsid sleep 1003 &)')
-child('sh', '-c', '(setsid env -i /bin/sleep 1004 &)')
-child('sh', '-c', 'trap "" TERM INT HUP; while :; do sleep 1005; done')
-child('sh', '-c', 'while :; do sleep 0.05 & done', stderr=subprocess.DEVNULL)
+a, b, c, d, e = sys.argv[1:]
+child('sleep', a)
+child('setsid', 'sleep', b)
+child('sh', '-c', f'(setsid sleep {c} &)')
+child('sh', '-c', f'(setsid env -i /bin/sleep {d} &)')
+child('sh', '-c', f'trap "" TERM INT HUP; while :; do sleep {e}; done')
+child('sh', '-c', 'while :; do sleep 0.2 & sleep 0.005; done')
 print('up')
 while True: threading.Event().wait(1)
 """
 
 
-def sleepers(bench: Bench) -> list[str]:
-    """The sleeps of the hydra, by command line, since one of them hides from its environment."""
+def sleepers(names: Sequence[str]) -> list[psutil.Process]:
+    """The sleeps of the hydra, by command line, since one of them hides its environment."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.cmdline()[-1:] in [[f"100{n}"] for n in range(1, 6)] and runs(process):
-                found.append(process.cmdline()[-1])
-        except psutil.Error:
+            if process.name() == "sleep" and process.cmdline()[-1] in names and runs(process):
+                found.append(process)
+        except (psutil.Error, IndexError):
             continue
-    return sorted(found)
+    return found
+
+
+@pytest.fixture
+def names() -> Iterator[list[str]]:
+    """Durations that no other process sleeps for."""
+    those = [f"100{n}.{os.getpid()}" for n in range(5)]
+    yield those
+    for process in sleepers(those):
+        process.kill()
 
 
 class TestKill:
-    def test_nothing_is_left(self, bench: Bench) -> None:
-        trainer = bench.python(_HYDRA)
+    def test_nothing_is_left(self, bench: Bench, names: list[str]) -> None:
+        (bench.folder / "hydra.py").write_text(_HYDRA)
+        trainer = bench.start([PYTHON, "hydra.py", *names])
         bench.waits_for("up")
-        eventually(lambda: sleepers(bench) == ["1001", "1002", "1003", "1004", "1005"], PATIENCE)
+        eventually(lambda: len(sleepers(names)) == len(names), PATIENCE)
         assert trainer.kill(timeout=PATIENCE) == ()
-        assert sleepers(bench) == []
+        assert sleepers(names) == []
         assert bench.living() == []
         assert trainer.join(PATIENCE)
         assert bench.exits == [(None, signal.SIGKILL)]
@@ -156,8 +167,8 @@ class TestKill:
 
     def test_others_are_spared(self, bench: Bench) -> None:
         other = {**bench.env, "RUNCTL_ATTEMPT": "2"}
+        trainer = bench.start(["sleep", "1000"])
         with subprocess.Popen(["sleep", "1000"], env=other) as bystander:
-            trainer = bench.start(["sleep", "1000"])
             trainer.kill(timeout=PATIENCE)
             assert bystander.poll() is None
             bystander.kill()

@@ -30,9 +30,11 @@ log = logging.getLogger("runctl.controller")
 CONNECT_TIMEOUT = 30.0
 
 
-def serve(config: ControllerConfig) -> None:
-    """Be the controller of `config.state_dir` until told to stop, or idle. Raises RunctlError when it cannot:
-    another one runs, the state cannot be used, the bus refuses."""
+def serve(config: ControllerConfig, ready: Callable[[], None] = lambda: None) -> None:
+    """Be the controller of `config.state_dir` until told to stop, or idle; `ready` is called once it answers.
+
+    Raises RunctlError when it cannot: another one runs, the state cannot be used, the bus refuses.
+    """
     from runctl_controller.store.sql.store import SqlStore
 
     clock = SystemClock()
@@ -42,7 +44,7 @@ def serve(config: ControllerConfig) -> None:
         bus = connect(config.bus, clock=clock, name="controller")
         try:
             _connected(bus, config)
-            _serve(config, clock, store, bus)
+            _serve(config, clock, store, bus, ready)
         finally:
             bus.close()
             store.close()
@@ -57,7 +59,7 @@ def _connected(bus: Bus, config: ControllerConfig) -> None:
     bus.declare_controller()
 
 
-def _serve(config: ControllerConfig, clock: Clock, store: Store, bus: Bus) -> None:
+def _serve(config: ControllerConfig, clock: Clock, store: Store, bus: Bus, ready: Callable[[], None]) -> None:
     store.take_over()
     providers: dict[str, Provider] = {"local": LocalProvider(config.machines, clock)}
     world = World(
@@ -82,6 +84,7 @@ def _serve(config: ControllerConfig, clock: Clock, store: Store, bus: Bus) -> No
         bus.subscribe(Address(Stream.REQUESTS), clients.on_request),
     ]
     log.info("controller.ready pid=%d installation=%s", os.getpid(), about.installation)
+    ready()
     loop.run(_idle(config, clock, store, clients))
     for subscription in subscriptions:
         subscription.close()

@@ -88,7 +88,7 @@ class RunRepository:
         return {attempt: self._read_claim(attempt) for attempt in attempts if attempt is not None}
 
     def claim(self, attempt: int, agent: str, parent: str | None, now: float) -> Claim:
-        """Claim the lineage for `attempt`, which starts from `parent` (a manifest's name; None: from nothing).
+        """Claim the lineage for `attempt`, which starts from `parent` (a manifest's name; None: nothing).
 
         Returns the claim as stored: an agent that claimed before and crashed gets that one again, with that
         parent. `now` is UTC seconds. Raises ClaimRefused when another agent holds this attempt, or a newer
@@ -126,7 +126,7 @@ class RunRepository:
     def commit(
         self, draft: Draft, base: Path, files: Sequence[Stamp], should_stop: ShouldStop = never
     ) -> Manifest:
-        """Upload `files` (as they were under `base` when the checkpoint was complete), then commit the manifest.
+        """Upload `files`, as they were under `base` when it was complete, then commit the manifest.
 
         The checkpoint exists once this returns. `should_stop` is asked between files. Raises
         ChangedDuringUpload and Stopped after having removed what was uploaded; AlreadyExists when this

@@ -71,6 +71,14 @@ class Lab:
     def delete(self, *queues: str) -> None:
         self.hands(lambda channel: [channel.queue_delete(f"{self.prefix}.{queue}") for queue in queues])
 
+    def require(self, *queues: str) -> None:
+        """Raises ChannelClosedByBroker unless all of them are there."""
+        self.hands(
+            lambda channel: [
+                channel.queue_declare(f"{self.prefix}.{queue}", passive=True) for queue in queues
+            ]
+        )
+
     def delete_everything(self) -> None:
         self.delete(*QUEUES, *(f"commands.{agent}" for agent in self.agents))
         self.hands(lambda channel: [channel.exchange_delete(f"{self.prefix}.{name}") for name in EXCHANGES])

@@ -167,6 +167,7 @@ class PrivateNode:
             "HOME": str(folder / "home"),  # holds the Erlang cookie
             "ERL_EPMD_PORT": str(self._mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_CRASH_DUMP": str(folder / "log" / "erl_crash.dump"),
             "RABBITMQ_NODENAME": f"{self._id}@localhost",
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "env.conf"),

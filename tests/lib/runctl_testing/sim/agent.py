@@ -9,6 +9,7 @@ from runctl_agent.core import effects, inputs
 from runctl_agent.core.phases import Phase
 from runctl_agent.engine import Engine
 from runctl_agent.spool.memory import MemorySpool
+from runctl_controller.providers.port import EndCause
 from runctl_shared.checkpoints.manifest import manifest_name
 from runctl_shared.checkpoints.objects import ObjectStoreError
 from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
@@ -18,6 +19,7 @@ from runctl_testing.sim.trainer import Saved, SimTrainer
 
 if TYPE_CHECKING:
     from runctl_testing.sim.cloud import Notice, SimMachine
+    from runctl_testing.sim.wire import Command
 
 STORE_TRIES = 20
 STORE_WAIT = 5.0
@@ -33,6 +35,8 @@ class SimAgent:
         self.life = 0
         self.alive = False
         self.connected = True
+        self.started_at = 0.0
+        self.noticed_until: float | None = None
         self.repository = RunRepository(self.world.vault, machine.run)
 
     # -- the process --------------------------------------------------------------------------
@@ -42,6 +46,7 @@ class SimAgent:
             return
         self.life += 1
         self.alive = True
+        self.started_at = self.line.now
         self.sent = 0
         self.stalled = 0
         self.ticking: float | None = None
@@ -52,7 +57,9 @@ class SimAgent:
         self.line.note(self.name, f"starts, life {self.life}, phase {self.engine.state.phase.value}")
         if self.engine.again:
             self._recall_commits()
-        self.give(self._booted())
+        if not self.give(self._booted()):
+            return
+        self._retell_commit()
         self._later(self.world.config.heartbeat, self._beat)
         self.look_for_notice()
         self.progressed()
@@ -157,6 +164,14 @@ class SimAgent:
             self.stalled = self.sent = 0
             self.send()
 
+    def command(self, item: Command) -> bool:
+        """A command; False when it has to be delivered again."""
+        return self.give(
+            inputs.CommandArrived(
+                at=self._now, id=item.id, attempt=item.attempt, kind=type(item.body).__name__, body=item.body
+            )
+        )
+
     def _forget(self, effect: effects.Forget) -> None:
         self.world.facts.forgotten(self, effect.through)
         self.spool.forget(effect.through)
@@ -187,6 +202,8 @@ class SimAgent:
 
     def noticed(self, notice: Notice) -> None:
         interruption = notice.kind == "interruption"
+        if interruption:
+            self.noticed_until = notice.taken_at
         self.give(
             inputs.NoticeSeen(
                 at=self._now,
@@ -301,6 +318,26 @@ class SimAgent:
         own = [s for s in self.machine.saves if s in self.machine.committed]
         self.taken_through = max((s.at for s in own), default=-1.0)
 
+    def _retell_commit(self) -> None:
+        """The process may have died between the commit and the core's hearing of it."""
+        if self.machine.committed:
+            last, number = self.machine.committed[-1], len(self.machine.committed)
+            if (self.engine.state.saved_at or -1.0) < self._written(last):
+                self.give(self._stored(last, self._manifest(last, number)))
+
+    def _written(self, saved: Saved) -> float:
+        return saved.at - self.machine.launched_at + 50.0
+
+    def _manifest(self, saved: Saved, number: int) -> str:
+        attempt = self.machine.attempt
+        return manifest_name(attempt, number, saved.step, f"ck-a{attempt}s{number}")
+
+    def _stored(self, saved: Saved, name: str) -> inputs.Stored:
+        return inputs.Stored(
+            at=self._now, manifest=name, step=saved.step, epoch=None, size=1, files=1, format="sim",
+            written_at=self._written(saved), wall=saved.at, upload_seconds=1.0,
+        )  # fmt: skip
+
     def _scan(self) -> None:
         """Upload the newest complete checkpoint that was not uploaded, one at a time."""
         if self.uploading or not self.alive:
@@ -314,9 +351,7 @@ class SimAgent:
             self.give(inputs.Flushed(at=self._now))
 
     def _upload(self, saved: Saved) -> None:
-        sequence = len(self.machine.committed) + 1
-        attempt = self.machine.attempt
-        name = manifest_name(attempt, sequence, saved.step, f"ck-a{attempt}s{sequence}")
+        name = self._manifest(saved, len(self.machine.committed) + 1)
         try:
             self.world.vault.put(f"{self.machine.run}/{name}", b"{}", if_absent=True)
         except ObjectStoreError:
@@ -325,13 +360,8 @@ class SimAgent:
         self.machine.committed.append(saved)
         self.taken_through = saved.at
         self.uploading = False
-        written = saved.at - self.machine.launched_at + 50.0
-        stored = inputs.Stored(
-            at=self._now, manifest=name, step=saved.step, epoch=None, size=1, files=1, format="sim",
-            written_at=written, wall=saved.at, upload_seconds=1.0,
-        )  # fmt: skip
         self.line.note(self.name, f"commits {name}")
-        if self.give(stored):
+        if self.give(self._stored(saved, name)):
             self._scan()
 
     def _flush(self, effect: effects.Flush) -> None:
@@ -349,8 +379,6 @@ class SimAgent:
         self._later(0.1, lambda: self._tell(inputs.EndRecorded(at=self._now)))
 
     def _shut_down(self, effect: effects.ShutDown) -> None:
-        from runctl_controller.providers.port import EndCause
-
         self.machine.end(EndCause.ITSELF)
 
     @property

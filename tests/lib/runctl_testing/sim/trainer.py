@@ -29,7 +29,7 @@ class SimTrainer:
         self.started_at = self.line.now
         self.alive = True
         self.saving = False
-        self.asked = 0
+        self.asked_at: float | None = None
         self.last: int | None = None
         self.exit: tuple[int | None, str | None] | None = None
         self.world.facts.training_began(self)
@@ -54,7 +54,7 @@ class SimTrainer:
 
     def signal(self) -> None:
         """The agent asks to save."""
-        self.asked += 1
+        self.asked_at = self.line.now if self.asked_at is None else self.asked_at
         answer = self.plan.answer
         if not self.alive or answer == "ignore" or self.saving:
             return
@@ -102,6 +102,8 @@ class SimTrainer:
 
     def _fail(self) -> None:
         if self.alive:
+            failures = self.world.facts.failures
+            failures[self.machine.run] = failures.get(self.machine.run, 0) + 1
             self._end(1, None)
 
     def _finish(self) -> None:

@@ -1,0 +1,53 @@
+"""Every failure of a command, as one or two lines for a person, or as JSON for a program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+
+def guarded(command: click.Command, argv: list[str]) -> int:
+    """Run the command; its exit code."""
+    as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
+    try:
+        result: Any = command.main(argv, prog_name="runctl", standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        return _say(as_json, "usage", error.format_message(), "", 2)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone: no reason to complain, and nothing to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        return _failed(as_json, error)
+    return result if isinstance(result, int) else 0
+
+
+def _failed(as_json: bool, error: Exception) -> int:
+    from runctl_shared.errors import RunctlError
+
+    if isinstance(error, RunctlError):
+        return _say(as_json, error.code, error.what, error.mend, error.exit_code)
+    if os.environ.get("RUNCTL_DEBUG"):
+        raise error
+    what = f"runctl failed, and this is a defect: {type(error).__name__}: {error}"
+    return _say(as_json, "error", what, "Set RUNCTL_DEBUG=1 and try again to see where.", 125)
+
+
+def _say(as_json: bool, code: str, what: str, mend: str, exit_code: int) -> int:
+    if as_json:
+        import json
+
+        text = json.dumps({"error": {"code": code, "what": what, "mend": mend}})
+    else:
+        text = f"runctl: {what}" + (f"\n        {mend}" if mend else "")
+    print(text, file=sys.stderr)
+    return exit_code

@@ -1,0 +1,1 @@
+"""Settings: flag > environment > .runctl.toml > user file > default."""

@@ -1,0 +1,134 @@
+"""What goes wrong, and goes right again after a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from runctl_controller.providers.port import EndCause
+from runctl_shared.messages.commands import SaveNow
+from runctl_testing.sim.scenario import Fault
+
+if TYPE_CHECKING:
+    from runctl_testing.sim.cloud import SimMachine
+    from runctl_testing.sim.world import World
+
+
+class Faults:
+    """Each fault finds its victim when its time has come; none left means that nothing happens."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.line, self.rng = world, world.line, world.rng
+        acts: dict[Fault, Callable[[], None]] = {
+            "controller_crash": self._controller_crash,
+            "takeover": self._takeover,
+            "controller_sleeps": self._controller_sleeps,
+            "clock_jump": self._clock_jump,
+            "partition": self._partition,
+            "broker_down": self._broker_down,
+            "store_down": self._store_down,
+            "agent_crash": self._agent_crash,
+            "notice": lambda: self._notice(None),
+            "withdrawn": lambda: self._notice(self.rng.uniform(1.0, 30.0)),
+            "rebalance": self._rebalance,
+            "kill": self._kill,
+            "save_now": self._save_now,
+        }
+        for when, kind in world.scenario.faults:
+            self.line.after(when, self._logged(kind, acts[kind]))
+
+    def _logged(self, kind: str, act: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            self.line.note("fault", kind)
+            act()
+
+        return run
+
+    def _for_a_while(self, seconds: float, end: Callable[[], None]) -> None:
+        self.world.facts.begin_trouble()
+
+        def over() -> None:
+            self.world.facts.end_trouble()
+            end()
+
+        self.line.after(seconds, over)
+
+    def _victim(self) -> SimMachine | None:
+        living = [m for m in self.world.cloud.living if m.agent is not None]
+        return self.rng.choice(living) if living else None
+
+    def _controller_crash(self) -> None:
+        controller = self.world.controller
+        if controller is not None:
+            controller.die("is killed")
+            self.world.restart_controller()
+
+    def _takeover(self) -> None:
+        """It hangs, another one takes over, and it wakes up to find that it is not wanted any more."""
+        old = self.world.controller
+        if old is None or old.asleep:
+            return
+        old.sleep()
+        self.line.after(self.rng.uniform(0.5, 20.0), self.world.start_controller)
+        self._for_a_while(self.rng.uniform(21.0, 90.0), old.awake)
+
+    def _controller_sleeps(self) -> None:
+        controller = self.world.controller
+        if controller is not None and not controller.asleep:
+            controller.sleep()
+            self._for_a_while(self.rng.uniform(11.0, 250.0), controller.awake)
+
+    def _clock_jump(self) -> None:
+        self.world.facts.trouble()
+        self.world.clock_offset += self.rng.choice((-200.0, -30.0, 30.0, 200.0, 900.0))
+        if self.world.controller is not None:
+            self.world.controller.clock_jumped()
+
+    def _partition(self) -> None:
+        victim = self._victim()
+        agent = victim.agent if victim is not None else None
+        if agent is not None:
+            agent.link(False)
+            self._for_a_while(self.rng.choice((20.0, 100.0, 400.0)), lambda: agent.link(True))
+
+    def _broker_down(self) -> None:
+        self.world.wire.set_up(False)
+        self._for_a_while(self.rng.uniform(5.0, 150.0), lambda: self.world.wire.set_up(True))
+
+    def _store_down(self) -> None:
+        self.world.vault.down = True
+
+        def mend() -> None:
+            self.world.vault.down = False
+
+        self._for_a_while(self.rng.uniform(5.0, 120.0), mend)
+
+    def _agent_crash(self) -> None:
+        victim = self._victim()
+        if victim is not None and victim.agent is not None:
+            self.world.facts.trouble()
+            victim.agent.crash()
+
+    def _notice(self, withdrawn_after: float | None) -> None:
+        victim = self._victim()
+        if victim is not None:
+            warning = self.rng.choice((4.0, 30.0, 60.0, 120.0))
+            if withdrawn_after is not None and withdrawn_after >= warning:
+                withdrawn_after = warning / 2
+            self.world.cloud.interrupt(victim, warning, withdrawn_after)
+
+    def _rebalance(self) -> None:
+        victim = self._victim()
+        if victim is not None:
+            self.world.cloud.rebalance(victim)
+
+    def _kill(self) -> None:
+        victim = self._victim()
+        if victim is not None:
+            victim.end(self.rng.choice((EndCause.INTERRUPTED, EndCause.FAILED, EndCause.UNKNOWN)))
+
+    def _save_now(self) -> None:
+        """An automation of somebody's asks for a checkpoint, by a message of its own."""
+        victim = self._victim()
+        if victim is not None:
+            self.world.wire.send_command(victim.boot.agent, self.world.fresh("cmd"), SaveNow(), None)
