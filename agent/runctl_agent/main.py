@@ -25,6 +25,8 @@ from runctl_shared.messages.base import PROTOCOL
 from runctl_shared.messages.commands import COMMANDS
 from runctl_shared.messages.events import Registered
 
+log = logging.getLogger("runctl.agent")
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="runctl-agent", description="Serves one attempt on one machine.")
@@ -49,9 +51,15 @@ def serve(place: Place) -> None:
     place.prepare()
     spool = SqliteSpool(place.spool, lambda body, sequence, at: event_bytes(boot, body, sequence, at))
     bus = connect(boot.bus, clock=clock, name=boot.agent)
-    repository = RunRepository(open_store(boot.spec.store), boot.spec.run, clock=clock)
+    # Not made here: a store that is not there is a wrong one, never an empty one.
+    repository = RunRepository(open_store(boot.spec.store, create=False), boot.spec.run, clock=clock)
     service = Service(boot, place, clock, bus, spool, repository)
-    notices = ImdsSource(clock, service.on_notice, poll=boot.timing.notice_poll)
+    notices = ImdsSource(
+        clock,
+        service.on_notice,
+        poll=boot.timing.notice_poll,
+        on_trouble=lambda sentence: log.warning("notices.unseen %s", sentence),
+    )
     notices.start()
     place.started.touch()
     try:

@@ -89,6 +89,7 @@ def test_a_queue_with_other_settings_is_named(lab: Lab) -> None:
 def test_before_the_controller_nothing_is_lost_silently(lab: Lab) -> None:
     """An agent that is first: its events vanish, or its link breaks and stays broken."""
     bus = lab.connect()
+    assert bus.wait_connected(PATIENCE)
     with pytest.raises(BusUnavailable, match="not been set up"):
         bus.publish(event("agent-a-1"), b"early", message_id="m-1").result(PATIENCE)
     with pytest.raises(BusUnavailable, match="not been set up"):

@@ -276,6 +276,21 @@ def test_settling_twice_counts_once(buses: Buses) -> None:
     assert controller.dead_letters() == []
 
 
+def test_settling_a_delivery_leaves_the_next_delivery_of_the_same_message_alone(buses: Buses) -> None:
+    """A late second settlement that acknowledges what has meanwhile been handed out again."""
+    controller, inbox, again = buses.controller(), Inbox(hold=True), Inbox()
+    subscription = controller.subscribe(EVENTS, inbox)
+    send(controller, event("agent-a-1"), b"0")
+    (first,) = inbox.wait(1)
+    first.requeue()
+    inbox.wait(2)
+    first.ack()
+    settled(controller)
+    subscription.close()
+    controller.subscribe(EVENTS, again)
+    assert again.bodies(1) == [b"0"]
+
+
 def test_settling_after_close_is_harmless(buses: Buses) -> None:
     """A handler thread that finishes after its connection, and crashes or loses the message."""
     controller, other = buses.controller(), buses.controller()

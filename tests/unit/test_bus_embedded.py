@@ -215,6 +215,23 @@ def test_a_doorbell_removed_by_hand_is_hung_up_again(
     eventually(lambda: b"2" in inbox.bodies(), PATIENCE)
 
 
+def test_whoever_was_taken_for_dead_settles_nothing(buses: Buses, file: Path) -> None:
+    """A message acknowledged by one who no longer owns it, while another is still at work on it."""
+    first, second = Inbox(hold=True), Inbox(hold=True)
+    slow = buses.controller()
+    slow.subscribe(EVENTS, first)
+    send(slow, event("agent-a-1"), b"0")
+    (late,) = first.wait(1)
+    for bell in Path(f"{file}.d").iterdir():
+        bell.unlink()
+    other = buses.connect()
+    other.subscribe(EVENTS, second)
+    assert second.wait(1)[0].redelivered
+    late.ack()
+    slow.declare_controller()
+    assert rows(file, "SELECT body FROM messages") == [(b"0",)]
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 

@@ -107,6 +107,8 @@ class TestCannotStart:
             bench.start(argv)
         assert bench.living() == []
         assert bench.text() == ""
+        assert not bench.state.exists()
+        assert not record.exit_path(bench.state).exists()
         assert caught.value.mend
         return caught.value
 

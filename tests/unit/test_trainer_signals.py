@@ -187,3 +187,18 @@ class TestKill:
         assert bench.living() == []
         assert trainer.join(PATIENCE)
         assert bench.exits == [(None, None)]
+
+    def test_a_process_whose_main_thread_has_ended(self, bench: Bench) -> None:
+        """It looks like a zombie, and holds its memory and its GPU all the same."""
+        trainer = bench.python(
+            "import ctypes, os, threading\n"
+            "threading.Thread(target=threading.Event().wait).start()\n"
+            "print('up')\n"
+            "ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)\n"
+        )
+        bench.waits_for("up")
+        eventually(lambda: psutil.Process(trainer.pid).status() == psutil.STATUS_ZOMBIE, PATIENCE)
+        assert trainer.is_running()
+        assert trainer.kill(timeout=PATIENCE) == ()
+        assert trainer.join(PATIENCE)
+        assert bench.exits == [(None, signal.SIGKILL)]

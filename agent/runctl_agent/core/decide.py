@@ -10,9 +10,12 @@ import msgspec
 from runctl_agent.core import commands, ending, inputs, timers
 from runctl_agent.core.effects import Claim, Drain, Effect, Flush, Kill, Restore, Stage, Train, WriteEnd
 from runctl_agent.core.model import State
-from runctl_agent.core.phases import RUNNING, Phase
+from runctl_agent.core.phases import ALIVE, RUNNING, Phase
 from runctl_agent.core.turn import Turn
 from runctl_shared.messages import events
+
+SHARE_KEPT = 0.2
+"""Of a short notice, the share that is kept back for storing what was saved."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -159,6 +162,8 @@ def _step(turn: Turn, given: inputs.StepSeen) -> None:
             )
         )
     turn.change(last_step=given.step)
+    if state.cause is None and given.step != state.last_step and state.phase in ALIVE:
+        ending.goes_on(turn)
 
 
 def _signal_sent(turn: Turn, given: inputs.SignalSent) -> None:
@@ -221,7 +226,8 @@ def _notice(turn: Turn, given: inputs.NoticeSeen) -> None:
     """One notice is reported once, even if it is served again and again, or its time moves."""
     state = turn.state
     deadline_at = None if given.deadline is None else given.at + given.deadline
-    if given.id not in state.notices:
+    new = given.id not in state.notices
+    if new:
         turn.change(notices=(*state.notices, given.id)[-50:])
         turn.report(
             events.NoticeReceived(
@@ -233,15 +239,21 @@ def _notice(turn: Turn, given: inputs.NoticeSeen) -> None:
             )
         )
     if given.kind != "interruption":
-        ending.ask_only(turn)
+        if new:
+            ending.ask_only(turn)
         return
     sooner = [t for t in (state.deadline_at, deadline_at) if t is not None]
     turn.change(deadline_at=min(sooner, default=None))
+    ending.begin_end(turn, "notice", _kill_at(turn))
+
+
+def _kill_at(turn: Turn) -> float:
+    """A little before the provider takes the machine, so that what was saved can still be stored, and two
+    machines never train at once. Of a short notice the training gets the most."""
     at = turn.state.deadline_at
-    margin = turn.rules.kill_margin
-    ending.begin_end(
-        turn, "notice", given.at + turn.rules.grace if at is None else max(given.at, at - margin)
-    )
+    if at is None:
+        return turn.at + turn.rules.grace
+    return at - min(turn.rules.kill_margin, max(0.0, at - turn.at) * SHARE_KEPT)
 
 
 def _notice_gone(turn: Turn, given: inputs.NoticeGone) -> None:

@@ -46,15 +46,22 @@ def ask(turn: Turn) -> None:
     since = state.cause_at if state.cause_at is not None else turn.at
     if state.asked_at is not None and state.asked_at >= since:
         return
-    turn.change(Phase.SAVING, asked_at=turn.at)
+    turn.change(Phase.SAVING, asked_at=turn.at, signalled_at=turn.at)
     turn.do(AskToSave(signal=turn.rules.signal))
 
 
 def ask_only(turn: Turn) -> None:
     """Save now, and go on training."""
     if turn.state.phase is Phase.TRAINING:
-        turn.change(Phase.SAVING, asked_at=turn.at, cause_at=turn.at, save_only=True)
+        turn.change(Phase.SAVING, asked_at=turn.at, signalled_at=turn.at, cause_at=turn.at, save_only=True)
         turn.do(AskToSave(signal=turn.rules.signal))
+
+
+def goes_on(turn: Turn) -> None:
+    """It makes steps after all the time that it had to save and end: it does not end because of our signal."""
+    state = turn.state
+    if state.signalled_at is not None and turn.at > state.signalled_at + turn.rules.grace:
+        turn.change(signalled_at=None)
 
 
 def kill(turn: Turn) -> None:
@@ -94,15 +101,16 @@ def flushed(turn: Turn) -> None:
 
 
 def _verdict(turn: Turn) -> tuple[EndReason, str]:
-    """Why it ended. An exit code 0 after our own signal is no success: nobody knows that it had finished."""
+    """Why it ended. An exit code 0 after our own signal is no success: nobody knows that it had finished.
+    Nor is any other exit then the training's own fault."""
     state = turn.state
-    ours = state.asked_at is not None or state.killed
+    ours = state.signalled_at is not None or state.killed
     if state.cause is not None and ours:
         return _REASON_OF[state.cause], _DETAIL_OF[state.cause]
-    if state.exit_code == 0 and not (state.save_only and ours):
-        return "succeeded", "the training finished"
-    if state.exit_code == 0:
+    if ours:
         return "interrupted", "the training ended when it was asked to save"
+    if state.exit_code == 0:
+        return "succeeded", "the training finished"
     if state.exit_code is None and state.exit_signal is None:
         return "agent_failed", state.exit_detail or "nobody knows how the training ended"
     how = f"signal {state.exit_signal}" if state.exit_signal else f"exit code {state.exit_code}"

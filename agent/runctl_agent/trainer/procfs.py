@@ -31,7 +31,9 @@ def read_stat(pid: int) -> Stat | None:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return Stat(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0] in (b"Z", b"X"))
+    # A main thread that ended before its others looks like a zombie; the process lives on.
+    dead = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    return Stat(pid, int(fields[1]), int(fields[3]), int(fields[19]), dead)
 
 
 def all_processes() -> dict[int, Stat]:

@@ -64,6 +64,7 @@ def start(
     answer = _order(process, _encode(state, cwd, argv, env))
     if answer != ["started"]:
         process.wait()
+        record.forget(state)
         raise _explain(answer, argv[0], cwd)
     found = record.read_record(state)
     if found is None:

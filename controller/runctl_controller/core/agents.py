@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runctl_controller.core.effects import SetTimer
+from runctl_controller.core.effects import Look, SetTimer
 from runctl_controller.core.lifecycle import (
+    drop_open,
     end_attempt,
     follow_attempt,
     permit,
@@ -29,6 +30,7 @@ def registered(turn: Turn, attempt: Attempt, body: events.Registered) -> None:
     if machine is not None and machine.state is MachineState.LAUNCHING:
         # The agent is quicker than the provider's answer: it is evidence enough that the machine runs.
         turn.machine(machine.id, MachineState.RUNNING, launched_at=turn.at)
+        turn.do(Look(machine=machine.id))  # since when it has run, the provider knows better
     if attempt.state in (A.LAUNCHING, A.BOOTING):
         turn.attempt(attempt.number, A.STAGING)
         turn.use(attempt.agent, "staging")
@@ -152,12 +154,14 @@ def noticed(turn: Turn, attempt: Attempt, body: events.NoticeReceived) -> None:
         turn.attempt(attempt.number, deadline_at=turn.at + body.deadline)
         turn.do(SetTimer(key=f"look:{attempt.agent}", at=turn.at + body.deadline + turn.world.look))
     run = turn.record.run
-    if run.wanted is Wanted.TRAIN and run.state in OPEN_RUN and run.newest == attempt.number:
+    standby = any(a.open and a.number > attempt.number for a in turn.record.attempts)
+    if run.wanted is Wanted.TRAIN and run.state in OPEN_RUN and not standby:
         plan_attempt(turn)
 
 
 def withdrawn(turn: Turn, attempt: Attempt, body: events.NoticeWithdrawn) -> None:
     turn.attempt(attempt.number, deadline_at=None)
+    drop_open(turn)  # its replacement is not needed
     turn.tell("notice", "the notice was withdrawn", attempt=attempt.number, actor="provider")
 
 

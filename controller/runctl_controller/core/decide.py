@@ -102,7 +102,7 @@ def _woke(turn: Turn) -> None:
     """Look at every machine before any silence is judged."""
     for machine in turn.record.machines:
         if machine.state in (MachineState.RUNNING, MachineState.UNCONFIRMED):
-            turn.machine(machine.id, looks=0)
+            turn.machine(machine.id, looks=0, absent_since=None)
             turn.do(Look(machine=machine.id))
     for attempt in turn.record.attempts:
         if attempt.open:

@@ -13,26 +13,46 @@ import msgspec
 from runctl_controller.core.model import Interval, Machine
 
 
-def close_interval(intervals: tuple[Interval, ...], machine: str, at: float) -> tuple[Interval, ...]:
-    """End the machine's open interval at `at` (never before it began); one of no length is dropped."""
-    result = []
-    for interval in intervals:
-        if interval.machine == machine and interval.end is None:
-            if at <= interval.start:
-                continue
-            interval = msgspec.structs.replace(interval, end=at)
-        result.append(interval)
-    return tuple(result)
-
-
-def open_interval(
-    intervals: tuple[Interval, ...], machine: Machine, use: str, at: float
+def switch(
+    intervals: tuple[Interval, ...], machine: Machine, use: str | None, at: float
 ) -> tuple[Interval, ...]:
-    """Begin an interval of `use` at the price of the machine's offer (dollars per hour)."""
-    new = Interval(
-        machine=machine.id, attempt=machine.attempt, use=use, start=at, price=machine.order.offer.price
-    )
-    return (*intervals, new)
+    """From `at` on the machine is used for `use`, at the price of its offer (dollars per hour); None: no more.
+
+    Without gap or overlap, also when a clock that was set back says an earlier time than before: then the new
+    use begins where the one before began, or ended.
+    """
+    kept: list[Interval] = []
+    for interval in intervals:
+        if interval.machine == machine.id:
+            at = max(at, interval.start if interval.end is None else interval.end)
+            if interval.end is None:
+                if at <= interval.start:
+                    continue
+                interval = msgspec.structs.replace(interval, end=at)
+        kept.append(interval)
+    if use is not None:
+        price = machine.order.offer.price
+        kept.append(Interval(machine=machine.id, attempt=machine.attempt, use=use, start=at, price=price))
+    return tuple(kept)
+
+
+def fit(
+    intervals: tuple[Interval, ...], machine: str, launched: float, ended: float | None
+) -> tuple[Interval, ...]:
+    """Make the machine's intervals cover exactly its life as the provider gives it (`ended` None: it goes
+    on): what was recorded of it came later, and by another clock."""
+    own = sorted((i for i in intervals if i.machine == machine), key=lambda i: i.start)
+    fitted: list[Interval] = []
+    for number, interval in enumerate(own):
+        start = launched if number == 0 else max(launched, interval.start)
+        end = interval.end
+        if ended is not None:
+            end = ended if end is None or interval is own[-1] else min(end, ended)
+        if end is None or end > start:
+            fitted.append(msgspec.structs.replace(interval, start=start, end=end))
+    if fitted and fitted[0].start > launched:
+        fitted[0] = msgspec.structs.replace(fitted[0], start=launched)
+    return (*(i for i in intervals if i.machine != machine), *fitted)
 
 
 def mark_lost(intervals: tuple[Interval, ...], attempt: int, since: float) -> tuple[Interval, ...]:

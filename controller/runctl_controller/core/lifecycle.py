@@ -37,6 +37,8 @@ def plan_attempt(turn: Turn) -> None:
     run = turn.record.run
     life = time_left(turn)
     if life is not None and life <= 0:
+        if turn.record.current is not None:
+            return
         turn.run(RunState.PAUSED, wanted=Wanted.PAUSE, why="the time limit is reached", ended_at=turn.at)
         return
     number = run.newest + 1
@@ -192,7 +194,9 @@ def end_machine(turn: Turn, machine: Machine, actor: str) -> None:
 
 def _after(turn: Turn, attempt: Attempt) -> None:
     """What the end of `attempt` means for the run (see reasons.RULES)."""
-    run = turn.record.run
+    run, current = turn.record.run, turn.record.current
+    if current is not None and current.number < attempt.number:
+        return  # it only stood by; the one that trains decides
     rule = RULES[attempt.reason or "lost"]
     progress = attempt.commits > 0 or attempt.reason == "interrupted"
     turn.run(
@@ -203,21 +207,21 @@ def _after(turn: Turn, attempt: Attempt) -> None:
     if run.state not in OPEN_RUN:
         return
     if rule.next is Next.FINISH:
-        _drop_open(turn)
+        drop_open(turn)
         turn.run(RunState.SUCCEEDED, why="", ended_at=turn.at)
     elif run.wanted is Wanted.CANCEL:
-        _drop_open(turn)
+        drop_open(turn)
         turn.run(RunState.CANCELLED, why="cancelled by the user", ended_at=turn.at)
     elif run.wanted is Wanted.PAUSE or rule.next is Next.PAUSE:
-        _drop_open(turn)
+        drop_open(turn)
         turn.run(RunState.PAUSED, wanted=Wanted.PAUSE, why=rule.sentence, ended_at=turn.at)
     elif rule.next is Next.PERSON:
-        _drop_open(turn)
+        drop_open(turn)
         turn.run(RunState.STUCK, why=attempt.detail or rule.sentence, ended_at=turn.at)
     elif rule.next is Next.RESTART:
         _restart(turn, attempt)
     elif rule.patience is not None and run.fruitless >= rule.patience:
-        _drop_open(turn)
+        drop_open(turn)
         why = f"{rule.sentence}, {run.fruitless} times in a row: {attempt.detail}"
         turn.run(RunState.STUCK, why=why, ended_at=turn.at)
     else:
@@ -233,7 +237,7 @@ def _restart(turn: Turn, attempt: Attempt) -> None:
     """The training failed by itself: try again only if the user granted it."""
     run = turn.record.run
     if run.restarts >= run.spec.max_restarts:
-        _drop_open(turn)
+        drop_open(turn)
         turn.run(RunState.FAILED, why=attempt.detail or RULES["user_error"].sentence, ended_at=turn.at)
         return
     turn.run(restarts=run.restarts + 1)
@@ -255,7 +259,7 @@ def _next_attempt(turn: Turn, wait: float) -> None:
         plan_attempt(turn)
 
 
-def _drop_open(turn: Turn) -> None:
+def drop_open(turn: Turn) -> None:
     """End attempts that never got the permission to train: no force is needed for those."""
     for attempt in turn.record.attempts:
         if attempt.open and not attempt.permitted:
@@ -267,7 +271,7 @@ def _drop_open(turn: Turn) -> None:
 
 def stop_attempts(turn: Turn, *, save: bool, actor: str) -> None:
     """The user wants no more training: ask the one that trains to end, drop the others."""
-    _drop_open(turn)
+    drop_open(turn)
     attempt = turn.record.current
     if attempt is None:
         return
@@ -281,6 +285,9 @@ def renew_lease(turn: Turn, attempt: Attempt) -> None:
     """Let the machine live on; and do it again in time."""
     if attempt.open and not attempt.stop_sent:
         turn.command(attempt, RenewLease(seconds=turn.world.lease), expires=turn.world.lease)
+        if attempt.state is AttemptState.STARTING:
+            # A broker that lost its disk may have lost the permission; twice does no harm.
+            turn.command(turn.attempt(attempt.number), StartTraining())
         turn.after(f"lease:{attempt.agent}", turn.world.lease / 3)
 
 

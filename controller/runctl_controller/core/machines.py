@@ -12,6 +12,7 @@ from runctl_controller.core.inputs import (
     TerminateAnswered,
     WentSilent,
 )
+from runctl_controller.core.ledger import fit
 from runctl_controller.core.lifecycle import (
     ask_for_end_record,
     end_attempt,
@@ -28,8 +29,8 @@ from runctl_controller.providers.port import EndCause, Sighting
 from runctl_controller.providers.port import MachineState as Provided
 from runctl_shared.messages.events import AttemptEnded, EndReason
 
-# A provider may not list a machine that it has just launched; only after this many seconds does its absence
-# mean that there is none.
+# A provider may not list a machine that it has just launched; only when it has not done so for this many
+# seconds, looked at again and again, does its absence mean that there is none.
 ABSENCE_COUNTS_AFTER = 120.0
 _FINAL_ERRORS: dict[str, EndReason] = {"no_capacity": "no_capacity", "quota": "quota", "refused": "refused"}
 _REASONS: dict[EndCause, EndReason] = {
@@ -44,17 +45,19 @@ _REASONS: dict[EndCause, EndReason] = {
 
 def launch_answered(turn: Turn, machine: Machine, given: LaunchAnswered) -> None:
     """A machine, a final no, or a passing failure: then the same order is asked for again."""
-    if machine.state is not MachineState.LAUNCHING:
-        return
     attempt = turn.record.attempt(machine.attempt)
+    if machine.state is MachineState.TERMINATED:
+        return
     if given.sighting is not None:
         _launched(turn, machine, attempt, given.sighting)
+    elif machine.state is MachineState.RUNNING or given.error is None:
+        return
     elif given.error in _FINAL_ERRORS:
         _gone(turn, machine, None)
         if attempt is not None:
             report = AttemptEnded(reason=_FINAL_ERRORS[given.error], detail=given.detail)
             end_attempt(turn, attempt, report, actor="provider")
-    else:
+    elif machine.state is MachineState.LAUNCHING:
         turn.after(f"launch:{machine.id}", wait_before(machine.asks))
         turn.tell(
             "provider",
@@ -66,11 +69,10 @@ def launch_answered(turn: Turn, machine: Machine, given: LaunchAnswered) -> None
 
 
 def _launched(turn: Turn, machine: Machine, attempt: Attempt | None, sighting: Sighting) -> None:
-    launched = sighting.launched_at if sighting.launched_at is not None else turn.at
-    machine = turn.machine(
-        machine.id, MachineState.RUNNING, provider_id=sighting.provider_id, launched_at=launched
-    )
-    turn.use(machine.id, "boot", since=launched)
+    machine = _learn(turn, machine, sighting)
+    if machine.state is not MachineState.LAUNCHING:
+        return
+    machine = turn.machine(machine.id, MachineState.RUNNING)
     if attempt is None or not attempt.open:
         end_machine(turn, machine, "lifecycle")
         return
@@ -78,6 +80,20 @@ def _launched(turn: Turn, machine: Machine, attempt: Attempt | None, sighting: S
         turn.attempt(attempt.number, AttemptState.BOOTING)
     # A machine whose agent never registers is noticed by looking: its own watchdog ends it.
     turn.after(f"look:{machine.id}", turn.world.boot_limit + turn.world.look)
+
+
+def _learn(turn: Turn, machine: Machine, sighting: Sighting) -> Machine:
+    """Since when the machine is paid for: only the provider knows, and says so when it first names it."""
+    if machine.provider_id or not sighting.provider_id:
+        return machine
+    known = machine.launched_at
+    launched = next((t for t in (sighting.launched_at, known) if t is not None), turn.at)
+    machine = turn.machine(machine.id, provider_id=sighting.provider_id, launched_at=launched)
+    if known is None:
+        turn.use(machine.id, "boot", since=launched)
+    else:
+        turn.intervals(fit(turn.record.intervals, machine.id, launched, None))
+    return machine
 
 
 def relaunch(turn: Turn, machine: Machine) -> None:
@@ -109,22 +125,30 @@ def seen(turn: Turn, machine: Machine, given: Seen) -> None:
     if sighting is None:
         look_again(turn, machine)
         return
-    absent = sighting.state is Provided.ABSENT and _old_enough(turn, machine)
-    if sighting.state is Provided.TERMINATED or absent:
+    machine = _learn(turn, machine, sighting)
+    if sighting.state is Provided.ABSENT:
+        since = machine.absent_since if machine.absent_since is not None else turn.at
+        machine = turn.machine(machine.id, absent_since=since)
+        gone = turn.at - since > ABSENCE_COUNTS_AFTER
+    else:
+        machine = turn.machine(machine.id, absent_since=None)
+        gone = sighting.state is Provided.TERMINATED
+    if gone:
         _gone(turn, machine, sighting)
         _evidence(turn, machine, sighting)
+    elif machine.absent_since is not None:
+        look_again(turn, machine, most=15.0)
     else:
         _still_there(turn, machine)
 
 
-def _old_enough(turn: Turn, machine: Machine) -> bool:
-    return machine.launched_at is not None and turn.at - machine.launched_at > ABSENCE_COUNTS_AFTER
-
-
 def _gone(turn: Turn, machine: Machine, sighting: Sighting | None) -> None:
-    ended = turn.at if sighting is None or sighting.ended_at is None else sighting.ended_at
+    ended = next(
+        (t for t in (sighting and sighting.ended_at, machine.absent_since) if t is not None), turn.at
+    )
     cause = None if sighting is None or sighting.cause is None else sighting.cause.value
-    turn.use(machine.id, None, since=ended)
+    if machine.launched_at is not None:
+        turn.intervals(fit(turn.record.intervals, machine.id, machine.launched_at, ended))
     turn.machine(machine.id, MachineState.TERMINATED, ended_at=ended, cause=cause)
     turn.do(ForgetAgent(agent=machine.id))
     if sighting is not None:

@@ -78,7 +78,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What was rented for an attempt. `asks`: how often its launch or its end was asked for."""
+    """What was rented for an attempt. `asks`: how often its launch or its end was asked for; `absent_since`:
+    since when the provider does not list it, without a break."""
 
     id: str
     attempt: int
@@ -88,6 +89,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None = None
     asks: int = 0
     looks: int = 0
+    absent_since: float | None = None
     launched_at: float | None = None
     ended_at: float | None = None
 

@@ -11,8 +11,8 @@ import msgspec
 
 from runctl_controller.core.effects import Effect, SendCommand, SetTimer, Tell
 from runctl_controller.core.inputs import World
-from runctl_controller.core.ledger import close_interval, open_interval
-from runctl_controller.core.model import Attempt, Machine, Record
+from runctl_controller.core.ledger import switch
+from runctl_controller.core.model import Attempt, Interval, Machine, Record
 from runctl_controller.core.tables import ATTEMPTS, MACHINES, RUNS, AttemptState, MachineState, RunState
 from runctl_shared.messages.base import Body
 
@@ -71,11 +71,13 @@ class Turn:
 
     def use(self, machine: str, use: str | None, since: float | None = None) -> None:
         """From now (or `since`) on the machine is used for `use`; None: it costs nothing any more."""
-        at = self.at if since is None else since
         found = _known(self.record.machine(machine), machine)
-        intervals = close_interval(self.record.intervals, machine, at)
-        if use is not None:
-            intervals = open_interval(intervals, found, use, at)
+        # Before it runs nothing is paid for, nor once it is gone (events of it may still come).
+        if found.launched_at is not None and found.state is not MachineState.TERMINATED:
+            at = self.at if since is None else since
+            self.intervals(switch(self.record.intervals, found, use, at))
+
+    def intervals(self, intervals: tuple[Interval, ...]) -> None:
         self.record = msgspec.structs.replace(self.record, intervals=intervals)
 
     # -- effects ------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ class Executor:
     def _read_end(self, record: Record, effect: effects.ReadEnd) -> inputs.Input:
         spec = record.run.spec
         try:
-            data = RunRepository(open_store(spec.store), spec.run).read_end(effect.attempt)
+            data = RunRepository(open_store(spec.store, create=False), spec.run).read_end(effect.attempt)
             found = None if data is None else msgspec.json.decode(data, type=AttemptEnded)
         except (RunctlError, OSError) as error:
             return inputs.EndRead(at=self._clock.now(), attempt=effect.attempt, error=str(error))

@@ -14,7 +14,7 @@ LARGEST_PIECE = 512 * 1024
 
 def list_checkpoints(spec: RunSpec) -> CheckpointList:
     """Committed checkpoints, newest first; those that may be restored are marked."""
-    repository = RunRepository(open_store(spec.store), spec.run)
+    repository = RunRepository(open_store(spec.store, create=False), spec.run)
     names = repository.manifests()
     if not names:
         return CheckpointList(checkpoints=(), store=spec.store)
@@ -45,7 +45,7 @@ def list_checkpoints(spec: RunSpec) -> CheckpointList:
 
 def read_log(spec: RunSpec, attempt: int, offset: int, limit: int) -> LogPiece:
     """A piece of what `attempt` printed, as far as it has been stored."""
-    logs = RunRepository(open_store(spec.store), spec.run).logs
+    logs = RunRepository(open_store(spec.store, create=False), spec.run).logs
     data = logs.read_log(attempt, offset, min(limit, LARGEST_PIECE)) if attempt else b""
     return LogPiece(
         attempt=attempt,

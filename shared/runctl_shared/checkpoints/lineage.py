@@ -23,7 +23,8 @@ def eligible(claims: Mapping[int, Claim], names: Iterable[str]) -> list[NamePart
         if parts is not None:
             by_attempt.setdefault(parts.attempt, []).append(parts)
     result: list[NameParts] = []
-    attempt, limit = (max(claims), None) if claims else (None, None)
+    attempt: int | None = max(claims, default=None)
+    limit: int | None = None
     while attempt is not None and attempt in claims:
         own = (p for p in by_attempt.get(attempt, ()) if limit is None or p.sequence <= limit)
         result.extend(sorted(own, reverse=True))

@@ -105,7 +105,9 @@ class NameParts(msgspec.Struct, frozen=True, order=True):
 
 
 def manifest_name(attempt: int, sequence: int, step: int | None, checkpoint: str) -> str:
-    return f"{MANIFESTS}{attempt:05d}-{sequence:06d}-{NO_STEP if step is None else step:012d}-{checkpoint}.json"
+    return (
+        f"{MANIFESTS}{attempt:05d}-{sequence:06d}-{NO_STEP if step is None else step:012d}-{checkpoint}.json"
+    )
 
 
 def parse_name(name: str) -> NameParts | None:

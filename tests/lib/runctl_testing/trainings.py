@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.output, self.state = folder / "out.log", folder / "trainer"
-        self.marks = {"RUNCTL_RUN": f"r-{folder.name}", "RUNCTL_ATTEMPT": "1"}
+        self.marks = {"RUNCTL_RUN": secrets.token_hex(8), "RUNCTL_ATTEMPT": "1"}
         self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **self.marks}
         self.exits: list[tuple[int | None, int | None]] = []
         self.trainers: list[Trainer] = []

@@ -47,7 +47,6 @@ class Subscription:
 
     def close(self) -> None:
         self._closed = True
-        self._unsettled.clear()  # too late to settle them
         self._engine.unlisten(self)
 
     # ------------------------------------------------------------ the engine's thread, inside a transaction

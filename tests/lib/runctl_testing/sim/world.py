@@ -97,9 +97,10 @@ class World:
 
     def start_controller(self) -> None:
         self._controllers += 1
-        self.controller = SimController(self, self._controllers)
-        self.wire.consume(self.controller)
-        self.controller.begin()
+        controller = self.controller = SimController(self, self._controllers)
+        controller.begin()
+        if controller.alive:
+            self.wire.consume(controller)
 
     def controller_died(self, controller: SimController) -> None:
         if self.controller is controller:

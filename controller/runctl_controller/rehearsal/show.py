@@ -1,0 +1,46 @@
+"""The report for people."""
+
+from __future__ import annotations
+
+from runctl_controller.cli.output import clean, table
+from runctl_controller.rehearsal.report import Finding, Report
+from runctl_shared.units import format_bytes, format_duration
+
+
+def show(report: Report) -> None:
+    """Print the findings, one column for each interruption, then the verdict and the advice."""
+    rows = [[label, *(value(f) for f in report.findings)] for label, value in _ROWS]
+    headings = ["", *(f"attempt {f.attempt}" for f in report.findings)]
+    table(headings, rows, right=range(1, len(headings)))
+    print(f"\nverdict: {report.verdict.value}")
+    for finding in report.findings:
+        print(f"  attempt {finding.attempt}: {clean(finding.why)}")
+    for tip in dict.fromkeys(tip for finding in report.findings for tip in finding.advice):
+        print(f"  advice: {tip}")
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else format_duration(value)
+
+
+def _whole(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _size(finding: Finding) -> str:
+    return "-" if finding.size is None else format_bytes(finding.size)
+
+
+_ROWS = (
+    ("notice seen after", lambda f: _seconds(f.notice_seen_after)),
+    ("signal delivered after", lambda f: _seconds(f.signal_after)),
+    ("save took", lambda f: _seconds(f.save_took)),
+    ("upload took", lambda f: _seconds(f.upload_took)),
+    ("bytes", _size),
+    ("step saved", lambda f: _whole(f.step_saved)),
+    ("step restored", lambda f: _whole(f.step_restored)),
+    ("first step after resume", lambda f: _whole(f.first_step)),
+    ("steps lost", lambda f: _whole(f.steps_lost)),
+    ("seconds lost", lambda f: _seconds(f.seconds_lost)),
+    ("verdict", lambda f: f.verdict.value),
+)

@@ -1,0 +1,117 @@
+"""The store in a database file: opening it, serial transactions, who may write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from runctl_controller.store.port import Store, Superseded
+from runctl_controller.store.sql import sqlite
+from runctl_controller.store.sql.migrations import migrate
+from runctl_controller.store.sql.tables import meta
+from runctl_controller.store.sql.transaction import SqlTransaction
+from runctl_shared.draw import new_id
+from runctl_shared.errors import StoreUnusable
+
+_GET = select(meta.c.value).where(meta.c.name == bindparam("of_name"))
+_SET = update(meta).where(meta.c.name == bindparam("of_name"))
+_SCHEME = "sqlite:///"
+
+
+class SqlStore:
+    """See Store. `url` is sqlite:///PATH; the file is made (mode 600) if need be.
+
+    Any thread may ask for a transaction; they take turns on the one connection. A thread must end its
+    transaction before it begins the next.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = _path(url)
+        # Guards the connection, and what is below it.
+        self._turn = threading.Lock()
+        self._holder: int | None = None
+        self._epoch: str | None = None
+        sqlite.prepare(self._path)
+        with self._understood():
+            self._db = sqlite.engine(self._path).connect()
+            try:
+                migrate(self._db)
+            except BaseException:
+                self._db.close()
+                raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[SqlTransaction]:
+        with self._begun() as db:
+            if self._epoch is not None and self._epoch != _get(db, "epoch"):
+                raise Superseded(
+                    "Another controller has taken over.", "Use that one; this one writes no more."
+                )
+            yield SqlTransaction(db)
+
+    def take_over(self) -> int:
+        with self._begun() as db:
+            epoch = int(_get(db, "epoch") or 0) + 1
+            db.execute(_SET, {"of_name": "epoch", "value": str(epoch)})
+        self._epoch = str(epoch)
+        return epoch
+
+    def installation(self) -> str:
+        with self._begun() as db:
+            known = _get(db, "installation")
+            if known is None:
+                known = new_id("inst")
+                db.execute(insert(meta), {"name": "installation", "value": known})
+        return known
+
+    def close(self) -> None:
+        with self._turn, self._understood():
+            self._db.close()
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        """The connection, in a transaction of this thread alone."""
+        me = threading.get_ident()
+        if self._holder == me:
+            raise RuntimeError("a transaction within a transaction")
+        with self._turn:
+            if self._db.closed:
+                raise StoreUnusable("The state is closed: this controller is ending.", "Start it again.")
+            self._holder = me
+            try:
+                with self._understood(), self._db.begin():
+                    yield self._db
+            finally:
+                self._holder = None
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise sqlite.unusable(error.orig, self._path) from error
+
+
+def _get(db: Connection, name: str) -> str | None:
+    found: str | None = db.execute(_GET, {"of_name": name}).scalar()
+    return found
+
+
+def _path(url: str) -> Path:
+    # By hand: a path may hold characters that mean something in a URL.
+    path = url.removeprefix(_SCHEME)
+    if path == url or not path:
+        scheme = url.partition(":")[0]
+        raise StoreUnusable(
+            f"A state cannot be kept at {scheme!r}.", f"Only {_SCHEME}PATH is supported so far."
+        )
+    return Path(path)
+
+
+def _is_a_store(store: SqlStore) -> Store:
+    return store  # for the type checker alone
