@@ -25,18 +25,19 @@ _DETAIL_OF = {
 def begin_end(turn: Turn, cause: str, kill_at: float) -> None:
     """The attempt is to end, for `cause`: save first, be killed at `kill_at` at the latest.
 
-    A second cause does not replace the first; it can only make the end come sooner.
+    A second cause does not replace the first; it can only make the end come sooner, as the hard end does.
     """
     state = turn.state
     if state.phase in (Phase.FLUSHING, Phase.ENDED):
         return
-    sooner = kill_at if state.kill_at is None else min(kill_at, state.kill_at)
+    last = max(turn.at, state.hard_end_at - turn.rules.kill_margin)
+    sooner = min(kill_at, last, kill_at if state.kill_at is None else state.kill_at)
     if state.cause is None:
         turn.change(cause=cause, cause_at=turn.at, save_only=False)
     turn.change(kill_at=sooner)
     if state.phase not in RUNNING:
         finish(turn, _REASON_OF[cause], f"{_DETAIL_OF[cause]}, before the training began")
-    elif state.phase is not Phase.STARTING:
+    elif state.phase is not Phase.STARTING and sooner > turn.at:
         ask(turn)
 
 

@@ -162,11 +162,13 @@ class Facts:
         trainer, machine = agent.machine.trainer, agent.machine
         if trainer is None or machine.run in self.cancelled:
             return
-        require(trainer.asked_at is not None, f"{agent.id} kills a training that was not asked to save")
         ends = [machine.order.hard_end + machine.launched_at]
         ends += [machine.notice.taken_at] if machine.notice is not None else []
         ends += [m for m in (agent.noticed_until,) if m is not None]
-        enough = min([trainer.asked_at + machine.boot.spec.grace if trainer.asked_at else 0.0, *ends])
+        if self.world.line.now >= min(ends) - 5.0:
+            return
+        require(trainer.asked_at is not None, f"{agent.id} kills a training that was not asked to save")
+        enough = (trainer.asked_at or 0.0) + machine.boot.spec.grace
         require(self.world.line.now >= enough - 5.0, f"{agent.id} kills a training that still had time")
 
     # -- promise 2: no orphan money, and never two at once ------------------------------------

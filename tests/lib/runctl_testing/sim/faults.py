@@ -80,7 +80,9 @@ class Faults:
 
     def _clock_jump(self) -> None:
         self.world.facts.trouble()
-        self.world.clock_offset += self.rng.choice((-200.0, -30.0, 30.0, 200.0, 900.0))
+        moved = self.rng.choice((-200.0, -30.0, 30.0, 200.0, 900.0))
+        self.world.clock_offset += moved
+        self.world.clock_moved += abs(moved)
         if self.world.controller is not None:
             self.world.controller.clock_jumped()
 

@@ -47,7 +47,7 @@ class World:
         self.forgets = self.scenario.forgets
         self.config = CONFIG
         self.calm = False
-        self.clock_offset = 0.0
+        self.clock_offset = self.clock_moved = 0.0
         self.line = Timeline()
         self.facts = Facts(self)
         self.disk = Disk()

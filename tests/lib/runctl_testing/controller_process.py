@@ -1,0 +1,132 @@
+"""A controller in a process of its own, with short intervals, over any bus."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runctl_controller.client.client import Client
+from runctl_controller.rehearsal.drill import FINAL
+from runctl_shared.draw import new_id
+from runctl_shared.messages.replies import CheckpointList, Done, LogPiece, RunDetail
+from runctl_shared.messages.requests import ListCheckpoints, ReadLog, ShowRun, SubmitRun
+from runctl_shared.spec import RunSpec
+from runctl_testing.eventually import eventually
+
+TINY = Path(__file__).with_name("tiny_train.py")
+
+
+class House:
+    """A controller, its state folder, and a client of it."""
+
+    def __init__(self, state: Path, bus: str) -> None:
+        self.state, self.bus = state, bus
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        if self._client is None:
+            self._client = Client(self.bus)
+        return self._client
+
+    def start(self) -> None:
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "controller.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", __file__, str(self.state), self.bus],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line == b"ready\n", (self.state / "controller.log").read_text()[-3000:]
+
+    def kill(self) -> None:
+        """SIGKILL the controller, as a power cut would."""
+        assert self._process is not None
+        self._process.kill()
+        self._end()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._end()
+        if self._client is not None:
+            self._client.close()
+
+    def _end(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.wait(30)
+        self._process.stdout.close()
+        self._process = None
+
+    def submit(self, *arguments: str, **changes: Any) -> str:
+        """Start the tiny training; its run's id."""
+        run = new_id("run")
+        fields: dict[str, Any] = {
+            "run": run,
+            "name": run,
+            "command": (sys.executable, str(TINY), *arguments),
+            "workdir": str(self.state),
+            "store": f"file://{self.state / 'checkpoints'}",
+            "env": {"PATH": os.environ["PATH"]},
+            "grace": 5.0,
+        }
+        self.client.ask(SubmitRun(spec=RunSpec(**(fields | changes))), Done)
+        return run
+
+    def show(self, run: str) -> RunDetail:
+        return self.client.ask(ShowRun(run=run, story=2000), RunDetail)
+
+    def checkpoints(self, run: str) -> CheckpointList:
+        return self.client.ask(ListCheckpoints(run=run), CheckpointList)
+
+    def log(self, run: str, attempt: int) -> str:
+        return self.client.ask(ReadLog(run=run, attempt=attempt), LogPiece).data.decode()
+
+    def wait(self, run: str, wanted: Callable[[RunDetail], Any], what: str) -> RunDetail:
+        """The run once `wanted` holds of it."""
+        eventually(lambda: wanted(self.show(run)), timeout=60, what=what)
+        return self.show(run)
+
+    def wait_final(self, run: str) -> RunDetail:
+        """The run once it has ended and no machine of it is left."""
+        return self.wait(
+            run,
+            lambda d: d.run.state in FINAL and all(m.state == "terminated" for m in d.machines),
+            "the run to end",
+        )
+
+    def wait_training(self, run: str, attempt: int = 1, saved: int = 0) -> RunDetail:
+        """The run once that attempt trains and has a checkpoint of at least step `saved`."""
+
+        def trains(d: RunDetail) -> bool:
+            found = [a for a in d.attempts if a.attempt == attempt and a.state == "training"]
+            return bool(found) and (not saved or (found[0].saved_step or 0) >= saved)
+
+        return self.wait(run, trains, f"attempt {attempt} to train")
+
+
+def main() -> None:
+    from runctl_controller.service.config import ControllerConfig
+    from runctl_controller.service.main import serve
+
+    config = ControllerConfig(
+        state_dir=Path(sys.argv[1]), bus=sys.argv[2], heartbeat=0.5, lease=60.0, notice_poll=0.2
+    )
+    serve(config, lambda: print("ready", flush=True))
+
+
+if __name__ == "__main__":
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    main()

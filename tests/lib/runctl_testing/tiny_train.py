@@ -1,0 +1,80 @@
+"""A training for tests: needs nothing but Python, saves `.npz` files, and can behave well or badly.
+
+Run as a script. Each step adds to a running checksum, so that the last line proves that no step was left out,
+done twice or begun from the wrong state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import struct
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+
+def npy(value: int) -> bytes:
+    """A NumPy file that holds one 64-bit number."""
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (), }"
+    header += b" " * (64 - (10 + len(header) + 1) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + struct.pack("<q", value)
+
+
+def save(folder: Path, step: int, total: int) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("step.npy", npy(step))
+        archive.writestr("total.npy", npy(total))
+    temporary = folder / ".saving.tmp"
+    temporary.write_bytes(data.getvalue())
+    os.replace(temporary, folder / f"step-{step:06d}.npz")
+
+
+def load(path: str) -> tuple[int, int]:
+    with zipfile.ZipFile(path) as archive:
+        step, total = (struct.unpack("<q", archive.read(f"{name}.npy")[-8:])[0] for name in ("step", "total"))
+    return step, total
+
+
+def expected(steps: int) -> int:
+    """The last total of an undisturbed training of so many steps."""
+    total = 0
+    for step in range(1, steps + 1):
+        total = (total * 31 + step) % 1_000_003
+    return total
+
+
+def main() -> int:
+    options = argparse.ArgumentParser()
+    options.add_argument("--steps", type=int, default=50)
+    options.add_argument("--step-time", type=float, default=0.02)
+    options.add_argument("--save-every", type=int, default=10)
+    options.add_argument("--exit", type=int, default=0, help="exit code at the end")
+    options.add_argument("--ignore-term", action="store_true")
+    options.add_argument("--forget", action="store_true", help="begin again at 0 whatever there is to resume")
+    args = options.parse_args()
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if args.ignore_term else lambda *_: asked.set())
+    folder = Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
+    resume = os.environ.get("RUNCTL_RESUME_FROM")
+    step, total = load(resume) if resume and not args.forget else (0, 0)
+    while step < args.steps:
+        asked.wait(args.step_time)
+        if asked.is_set():
+            save(folder, step, total)
+            return 143
+        step += 1
+        total = (total * 31 + step) % 1_000_003
+        print(f"step={step} loss={1 / step:.4f}", flush=True)
+        if args.save_every and step % args.save_every == 0:
+            save(folder, step, total)
+    print(f"finished total={total}", flush=True)
+    return args.exit
+
+
+if __name__ == "__main__":
+    sys.exit(main())
