@@ -20,6 +20,7 @@ from runctl_agent.engine import Engine
 from runctl_agent.host_metrics import HostMetrics
 from runctl_agent.notices.model import Notice
 from runctl_agent.progress.feed import ProgressFeed
+from runctl_agent.progress.model import Kind
 from runctl_agent.spool.port import Spool
 from runctl_agent.trainer.output import OutputTail
 from runctl_agent.trainer.start import TrainerCannotStart
@@ -108,10 +109,14 @@ class Service:
         self._inbox.put(lambda: self._outlet.again(sequence - 1, self._clock.monotonic(), RETRY))
 
     def _progressed(self) -> None:
-        if not self._first_step and self._feed.tracker.first_step is not None:
-            self._first_step = True
-            step = self._feed.tracker.first_step
-            self.tell(inputs.StepSeen(at=self._clock.monotonic(), step=step))
+        tracker = self._feed.tracker
+        if self._first_step or tracker.first_step is None or tracker.kind is None:
+            return
+        restored = self._engine.state.restored_step
+        if tracker.kind < Kind.ITERATION and restored is not None and tracker.first_step < restored:
+            return  # a bar that begins anew with each epoch is no proof of a restart from the beginning
+        self._first_step = True
+        self.tell(inputs.StepSeen(at=self._clock.monotonic(), step=tracker.first_step))
 
     # As a listener of the output's tail: new output wakes the follower up.
     def chunk(self, offset: int, data: bytes) -> None:
@@ -196,7 +201,7 @@ class Service:
         state, sequence = self._engine.state, self._spool.last_sequence
         with self._feed.lock:
             step = self._feed.tracker.step
-        if step is not None and step != state.last_step and state.started_at is not None:
+        if self._first_step and step is not None and step != state.last_step:
             self._take(inputs.StepSeen(at=now, step=step))
         body = heartbeat(self._engine.state, self._feed, self._metrics, self._training.pid, sequence, now)
         self._publish(Stream.HEARTBEATS, body)
@@ -225,7 +230,7 @@ class Service:
         now = self._clock.monotonic()
         with self._feed.lock:
             step = self._feed.tracker.step
-        if step is not None:
+        if self._first_step and step is not None:
             self._take(inputs.StepSeen(at=now, step=step))
         detail = ""
         if signal is not None or code:

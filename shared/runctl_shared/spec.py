@@ -39,7 +39,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     resume_arg: str | None = None
     signal: str = "SIGTERM"
     grace: float = 90.0
-    max_restarts: int = 3
+    max_restarts: int = 0
     max_seconds: float | None = None
     provider: str = "local"
     created_at: float = 0.0

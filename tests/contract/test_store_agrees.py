@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -201,10 +200,9 @@ def _everything(tx: Transaction) -> object:
 
 TestAgreement = Agreement.TestCase
 TestAgreement.settings = settings(
-    max_examples=25,
+    max_examples=50,
     stateful_step_count=30,
     deadline=None,
     # Each step is written to a real disk.
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-TestAgreement.pytestmark = [pytest.mark.timeout(300)]

@@ -63,7 +63,7 @@ def _adopt(turn: Turn, given: inputs.Booted) -> None:
         elif state.phase is Phase.SAVING:
             turn.change(Phase.TRAINING, asked_at=None)
             if state.cause is not None:
-                ending.ask(turn)
+                ending.ask_again(turn)
     elif given.trainer == "exited":
         if state.phase is Phase.STARTING:
             _training_up(turn, inputs.TrainingUp(at=given.at, pid=given.pid or 0))
@@ -243,7 +243,7 @@ def _notice(turn: Turn, given: inputs.NoticeSeen) -> None:
             ending.ask_only(turn)
         return
     sooner = [t for t in (state.deadline_at, deadline_at) if t is not None]
-    turn.change(deadline_at=min(sooner, default=None))
+    turn.change(interruption=given.id, deadline_at=min(sooner, default=None))
     ending.begin_end(turn, "notice", _kill_at(turn))
 
 
@@ -263,8 +263,11 @@ def _notice_gone(turn: Turn, given: inputs.NoticeGone) -> None:
         return
     turn.change(notices=tuple(n for n in state.notices if n != given.id))
     turn.report(events.NoticeWithdrawn(notice=given.id))
-    if state.cause == "notice" and state.phase in (Phase.TRAINING, Phase.SAVING) and not state.killed:
-        turn.change(Phase.TRAINING, cause=None, cause_at=None, kill_at=None, deadline_at=None, asked_at=None)
+    if given.id != state.interruption:
+        return
+    turn.change(interruption=None, deadline_at=None)
+    if state.cause == "notice" and state.phase in ALIVE and not state.killed:
+        turn.change(Phase.TRAINING, cause=None, cause_at=None, kill_at=None, asked_at=None)
 
 
 def _recorded(turn: Turn, given: inputs.EndRecorded) -> None:

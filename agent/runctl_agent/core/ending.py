@@ -51,6 +51,16 @@ def ask(turn: Turn) -> None:
     turn.do(AskToSave(signal=turn.rules.signal))
 
 
+def ask_again(turn: Turn) -> None:
+    """After a restart: nobody knows whether the signal was ever sent. So it gets its time, if there is any."""
+    state, margin = turn.state, turn.rules.kill_margin
+    ends = [turn.at + turn.rules.grace, state.hard_end_at - margin]
+    if state.deadline_at is not None:
+        ends.append(state.deadline_at - margin)
+    turn.change(kill_at=max(min(ends), turn.at if state.kill_at is None else state.kill_at))
+    ask(turn)
+
+
 def ask_only(turn: Turn) -> None:
     """Save now, and go on training."""
     if turn.state.phase is Phase.TRAINING:

@@ -26,7 +26,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """`cause`: why the attempt is to end (notice, stop, time_limit, lease), since `cause_at`; `deadline_at`:
-    when the provider takes the machine. `asked_at`: when the training was last asked to save; `kill_at`: when
+    when the provider takes the machine, by the notice `interruption`. `asked_at`: when the training was last asked to save; `kill_at`: when
     it is killed. `signalled_at`: when our signal was last sent, as long as the
     training may be ending because of it. `done`: ids of commands that were carried out. `saved_at`: when the newest verified
     checkpoint was written; `report`: the last word, once it is said."""
@@ -47,6 +47,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     saved_step: int | None = None
     saved_at: float | None = None
     notices: tuple[str, ...] = ()
+    interruption: str | None = None
     cause: str | None = None
     cause_at: float | None = None
     save_only: bool = False

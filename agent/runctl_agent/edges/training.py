@@ -69,6 +69,8 @@ class Training:
                 125,
             )
         env = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        # Else Python keeps its output to itself for 8 KiB, and steps are seen late.
+        env.setdefault("PYTHONUNBUFFERED", "1")
         env |= spec.env | {name: secrets[name] for name in spec.secrets}
         env |= self.marks | {"RUNCTL_CHECKPOINT_DIR": folder}
         if resume_path is not None:

@@ -48,13 +48,10 @@ def _serve(embedded: bool, ready_fd: int | None) -> int:
     tell = _teller(ready_fd)
     try:
         serve(controller_config(settings, embedded=embedded), lambda: tell("ok"))
-    except RefusedByGuard as error:
-        tell("running" if embedded else f"{error.what}\n{error.mend}")
-        if ready_fd is None:
-            raise
-        return error.exit_code
     except RunctlError as error:
-        tell(f"{error.what}\n{error.mend}")
+        # Two commands that start one at the same time both have one.
+        there_already = embedded and isinstance(error, RefusedByGuard)
+        tell("running" if there_already else f"{error.code}\n{error.what}\n{error.mend}")
         raise
     return 0
 
@@ -90,8 +87,9 @@ def stop(force: bool, as_json: bool) -> int:
     """Stop the controller. Training goes on."""
     from runctl_controller.cli.output import emit
     from runctl_controller.client.client import Client
-    from runctl_controller.client.embedded import is_running
+    from runctl_controller.client.embedded import is_running, wait_until_gone
     from runctl_controller.settings.load import load
+    from runctl_shared.errors import RunctlError
     from runctl_shared.messages.replies import Done
     from runctl_shared.messages.requests import StopController
 
@@ -101,7 +99,9 @@ def stop(force: bool, as_json: bool) -> int:
         return 0
     with Client(settings.bus) as client:
         done = client.ask(StopController(force=force), Done)
-    emit(done, as_json, lambda: click.echo("The controller ends."))
+    if settings.bus_url is None and not wait_until_gone(settings, 45.0):
+        raise RunctlError("The controller is still ending.", "See controller.log in its state folder.")
+    emit(done, as_json, lambda: click.echo("The controller has ended."))
     return 0
 
 

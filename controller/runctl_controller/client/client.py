@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ class Client:
     """A connection to the bus at `url`. Use it as a context manager, or close it."""
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
+        # What goes wrong is told by what is raised; the bus's own words are for a controller's log.
+        logging.getLogger("runctl").addHandler(logging.NullHandler())
         self._clock = clock or SystemClock()
         self._bus: Bus = connect(url, clock=self._clock, name="client")
         self._actor = _user()

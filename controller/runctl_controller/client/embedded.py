@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from runctl_controller.client.client import Client
 from runctl_controller.service.lock import holder
 from runctl_controller.settings.model import Settings
-from runctl_shared.errors import NoController, RunctlError, StoreUnusable
+from runctl_shared.errors import NoController, StoreUnusable, from_code
 from runctl_shared.messages.replies import Status
 from runctl_shared.messages.requests import ControllerStatus
 
-START_TIMEOUT = 30.0
-"""Seconds that a controller may take to start."""
+START_TIMEOUT = 45.0
+"""Seconds that a controller may take to start; more than it waits for a broker by itself."""
 
 
 def reach(settings: Settings) -> Client:
@@ -23,9 +25,18 @@ def reach(settings: Settings) -> Client:
 
     Raises NoController, and whatever kept a new one from starting.
     """
-    if settings.bus_url is None and holder(Path(settings.state_dir) / "controller.lock") is None:
+    if not is_running(settings):
         start(settings)
     return Client(settings.bus)
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether a controller may be there to be asked: with a broker, only asking tells."""
+    return settings.bus_url is not None or holder(_lock(settings)) is not None
+
+
+def _lock(settings: Settings) -> Path:
+    return Path(settings.state_dir) / "controller.lock"
 
 
 def start(settings: Settings, *, embedded: bool = True) -> Status:
@@ -45,8 +56,7 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
         # -P: a file of the user's in the current folder must not be taken for a module of ours.
         command = [sys.executable, "-P", "-m", "runctl_controller.cli.main", "controller", "start"]
         command += ["--foreground", "--ready-fd", str(report), *(["--embedded"] if embedded else [])]
-        environment = os.environ | {"RUNCTL_STATE_DIR": str(state)}
-        subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -54,18 +64,20 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
             pass_fds=[report],
             start_new_session=True,
             cwd="/",
-            env=environment,
+            env=os.environ | {"RUNCTL_STATE_DIR": str(state)},
         )
     finally:
         os.close(report)
         os.close(log)
+    # Should it end while we live, it must not stay a zombie.
+    threading.Thread(target=process.wait, name="wait-controller", daemon=True).start()
     _wait_for_report(ready)
     with Client(settings.bus) as client:
         return client.ask(ControllerStatus(), Status, START_TIMEOUT)
 
 
 def _wait_for_report(ready: int) -> None:
-    """The new process writes `ok`, or the sentence that says why it cannot be the controller."""
+    """The new process says in three lines (code, what, mend) why it cannot be the controller, or `ok`."""
     import select
 
     with os.fdopen(ready, "rb") as pipe:
@@ -80,10 +92,39 @@ def _wait_for_report(ready: int) -> None:
         raise NoController(
             "The controller ended while it started.", "See controller.log in its state folder."
         )
-    what, _, mend = said.partition("\n")
-    raise RunctlError(what, mend)
+    code, _, rest = said.partition("\n")
+    what, _, mend = rest.partition("\n")
+    raise from_code(code, what, mend)
 
 
-def is_running(settings: Settings) -> bool:
-    """Whether a controller may be there to be asked: with a broker, only asking tells."""
-    return settings.bus_url is not None or holder(Path(settings.state_dir) / "controller.lock") is not None
+def wait_until_gone(settings: Settings, timeout: float) -> bool:
+    """Wait for the controller of this state folder to end. Whether it did within `timeout` seconds."""
+    pause = 0.05
+    for _ in range(round(timeout / pause)):
+        if holder(_lock(settings)) is None:
+            return True
+        threading.Event().wait(pause)
+    return False
+
+
+class Standby:
+    """Starts an embedded controller that has vanished: once. `say` is told, in a sentence."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self._settings, self._say = settings, say
+        self._used = False
+
+    def ensure(self) -> bool:
+        """Whether one had to be started. Raises NoController when it has vanished again, and what keeps a
+        new one from starting."""
+        if is_running(self._settings):
+            return False
+        if self._used:
+            raise NoController(
+                "The controller has ended again.",
+                f"See {Path(self._settings.state_dir) / 'controller.log'}; any command starts it anew.",
+            )
+        self._used = True
+        self._say("the controller is gone; starting another (the training has gone on meanwhile)")
+        start(self._settings)
+        return True

@@ -150,6 +150,7 @@ def noticed(turn: Turn, attempt: Attempt, body: events.NoticeReceived) -> None:
     )
     if body.kind != "interruption":
         return
+    turn.attempt(attempt.number, notice=body.notice)
     if body.deadline is not None:
         turn.attempt(attempt.number, deadline_at=turn.at + body.deadline)
         turn.do(SetTimer(key=f"look:{attempt.agent}", at=turn.at + body.deadline + turn.world.look))
@@ -160,9 +161,10 @@ def noticed(turn: Turn, attempt: Attempt, body: events.NoticeReceived) -> None:
 
 
 def withdrawn(turn: Turn, attempt: Attempt, body: events.NoticeWithdrawn) -> None:
-    turn.attempt(attempt.number, deadline_at=None)
-    drop_open(turn)  # its replacement is not needed
     turn.tell("notice", "the notice was withdrawn", attempt=attempt.number, actor="provider")
+    if body.notice == attempt.notice:
+        turn.attempt(attempt.number, notice=None, deadline_at=None)
+        drop_open(turn)  # its replacement is not needed
 
 
 def claimed(turn: Turn, attempt: Attempt, body: events.Claimed) -> None:

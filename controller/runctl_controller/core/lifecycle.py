@@ -201,7 +201,7 @@ def _after(turn: Turn, attempt: Attempt) -> None:
     progress = attempt.commits > 0 or attempt.reason == "interrupted"
     turn.run(
         fruitless=0 if progress else run.fruitless + 1,
-        exit_code=attempt.exit_code if attempt.started_at is not None else run.exit_code,
+        exit_code=run.exit_code if attempt.exit_code is None else attempt.exit_code,
     )
     run = turn.record.run
     if run.state not in OPEN_RUN:

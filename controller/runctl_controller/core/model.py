@@ -43,7 +43,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One try. `events_through`: every event of its agent up to this number is committed.
 
     `commands`: how many commands were sent to it (their ids derive from it). `unheard_since`: silence, which
-    is not death. `saved_at`: when the newest checkpoint was committed. `stop_sent`: it was asked to end.
+    is not death. `notice`: the interruption notice that stands. `saved_at`: when the newest checkpoint was
+    committed. `stop_sent`: it was asked to end.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
+    notice: str | None = None
     deadline_at: float | None = None
     resumed_from: str | None = None
     restored_step: int | None = None

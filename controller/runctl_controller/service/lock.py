@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from runctl_shared.errors import RefusedByGuard, StoreUnusable
+
+
+_TRIES, _PAUSE = 10, 0.02
 
 
 @contextmanager
@@ -23,18 +27,28 @@ def held(path: Path) -> Iterator[None]:
             "Choose another with RUNCTL_STATE_DIR, or mend its permissions.",
         ) from error
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(file):
             raise RefusedByGuard(
                 f"A controller is running already (process {holder(path) or 'unknown'}).",
                 "`runctl controller status` shows it; `runctl controller stop` ends it.",
-            ) from None
+            )
         os.ftruncate(file, 0)
         os.pwrite(file, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(file)
+
+
+def _taken(file: int) -> bool:
+    """Whether the lock is ours now. Who only looks (`holder`) holds it for a moment, too."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            select.select([], [], [], _PAUSE)
+        else:
+            return True
+    return False
 
 
 def holder(path: Path) -> int | None:
@@ -44,7 +58,7 @@ def holder(path: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         text = os.pread(file, 32, 0).decode(errors="replace").strip()
         return int(text) if text.isdigit() else 0

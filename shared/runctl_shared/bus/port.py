@@ -100,7 +100,8 @@ class Delivery(Protocol):
         ...
 
     def reply(self, body: bytes) -> None:
-        """Answer a request (REQUESTS only; the requester may have gone away: then it is dropped)."""
+        """Answer a request (REQUESTS only; the requester may have gone away: then it is dropped). It does not
+        settle the delivery: reply, then ack."""
         ...
 
 
@@ -162,7 +163,8 @@ class Bus(Protocol):
     def request(self, body: bytes, *, timeout: float) -> bytes:
         """Send a request to the controller, wait for the reply. Blocks up to `timeout` seconds.
 
-        Raises RequestTimedOut, BusUnavailable, BusRefused.
+        Raises RequestTimedOut, BusUnavailable (also when this connection is lost or closed meanwhile: the
+        request may have been acted upon), BusRefused.
         """
         ...
 
@@ -178,7 +180,10 @@ class Bus(Protocol):
         ...
 
     def remove_agent(self, agent: str) -> None:
-        """Remove the command queue of `agent` and what is in it. Idempotent. Controller only."""
+        """Remove the command queue of `agent` and what is in it. Idempotent. Controller only.
+
+        The name must not be used again at once: RabbitMQ 3.10 does not tell the consumer of a quorum queue
+        that is deleted and made anew within milliseconds. Agents' names are never used twice."""
         ...
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
@@ -186,9 +191,10 @@ class Bus(Protocol):
         ...
 
     def wait_connected(self, timeout: float) -> bool:
-        """Wait until the link is up. False when it was not within `timeout` seconds."""
+        """Wait until the link is up. False when it was not within `timeout` seconds. Raises BusRefused."""
         ...
 
     def close(self, timeout: float = 5.0) -> None:
-        """Flush what is unconfirmed (up to `timeout` seconds), stop, give unsettled deliveries back. Idempotent."""
+        """Flush what is unconfirmed (up to `timeout` seconds), stop, give unsettled deliveries back.
+        Idempotent."""
         ...

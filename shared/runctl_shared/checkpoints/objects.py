@@ -75,7 +75,8 @@ class ObjectStore(Protocol):
         ...
 
     def get_file(self, key: str, target: BinaryIO) -> tuple[int, str]:
-        """Write the object into `target`; returns (size, SHA-256 in hex) of what was read. Raises ObjectMissing."""
+        """Write the object into `target`; returns (size, SHA-256 in hex) of what was read.
+        Raises ObjectMissing."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

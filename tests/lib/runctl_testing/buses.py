@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from runctl_shared.bus.connect import connect
+from runctl_shared.bus.embedded.bus import EmbeddedBus
 from runctl_shared.bus.port import Address, Bus, Delivery, Stream, Subscription
-from runctl_shared.clock import SystemClock
+from runctl_shared.clock import FakeClock, SystemClock
 
 PATIENCE = 60.0
 """Seconds after which a test gives up; nothing is asserted about how long anything took."""
@@ -140,3 +144,19 @@ def settled(bus: Bus) -> None:
     inbox.wait(1)
     subscription.close()
     bus.remove_agent("barrier")
+
+
+@contextlib.contextmanager
+def opened(file: Path, clock: FakeClock | None = None) -> Iterator[EmbeddedBus]:
+    """A connection to an embedded bus that need not succeed."""
+    bus = EmbeddedBus(str(file), clock=clock or SystemClock())
+    try:
+        yield bus
+    finally:
+        bus.close()
+
+
+def rows(file: Path, query: str) -> list[tuple[object, ...]]:
+    """What the file of an embedded bus says, whatever the bus itself makes of it."""
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        return db.execute(query).fetchall()

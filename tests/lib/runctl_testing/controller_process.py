@@ -39,7 +39,8 @@ class House:
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "controller.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__, str(self.state), self.bus],
+                [sys.executable, "-m", "runctl_testing.controller_process", str(self.state), self.bus],
+                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,

@@ -33,8 +33,11 @@ def prepare(path: Path) -> None:
     it. Raises StoreUnusable."""
     try:
         if not _make(path):
+            if not path.is_file():
+                raise _unwritable(path, "it is not a file")
             _check(path)
-            os.chmod(path, 0o600)
+            for each in filter(Path.exists, (path, _beside(path, "wal"), _beside(path, "shm"))):
+                each.chmod(0o600)
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error
     except sqlite3.Error as error:
@@ -55,8 +58,14 @@ def _make(path: Path) -> bool:
     return True
 
 
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.name}-{what}")
+
+
 def _check(path: Path) -> None:
-    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as db:
+    # Immutable: not even the files beside it are made. But what a killed process left there belongs to it.
+    how = "mode=ro" if _beside(path, "wal").exists() else "immutable=1"
+    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?{how}", uri=True)) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if path.stat().st_size <= CHECKED_WHOLE:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()

@@ -61,7 +61,7 @@ class SimAgent:
             return
         self._retell_commit()
         self._later(self.world.config.heartbeat, self._beat)
-        self.look_for_notice()
+        self._notices_again()
         self.progressed()
         self.world.wire.flush(self)
 
@@ -195,6 +195,13 @@ class SimAgent:
         self.give(given)
 
     # -- notices ------------------------------------------------------------------------------
+
+    def _notices_again(self) -> None:
+        """After a restart: what stood before, and is not served any more, has been withdrawn meanwhile."""
+        self.look_for_notice()
+        serves = self.machine.notice
+        if self.alive and serves is None and self.engine.state.interruption is not None:
+            self.give(inputs.NoticeGone(at=self._now, id=self.engine.state.interruption))
 
     def look_for_notice(self) -> None:
         if self.alive and self.machine.notice is not None:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from runctl_controller.core import effects, inputs
 from runctl_controller.core.model import Record
 from runctl_controller.providers.port import LaunchOrder
@@ -19,13 +21,12 @@ from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.errors import ProviderFailed
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.events import AttemptEnded
+from runctl_testing.sim.facts import Broken, require
 from runctl_testing.sim.scenario import INSTALLATION
 
 if TYPE_CHECKING:
     from runctl_testing.sim.wire import Event
     from runctl_testing.sim.world import World
-
-import msgspec
 
 FIRST_WAIT = 1.0
 
@@ -74,9 +75,12 @@ class SimController:
         if self.asleep:
             self._backlog.append(what)
             return
+        tables = self.world.disk.tables
         try:
             what()
             self._fire()
+            current = self.epoch == self.world.disk.epoch
+            require(current or self.world.disk.tables is tables, f"{self.name} writes, and is not in charge")
         except Superseded:
             self.die("is superseded")
         except Crash:
@@ -140,7 +144,7 @@ class SimController:
                 self.act(self._judge_silence)
 
     def _judge_silence(self) -> None:
-        for agent, silence in self.hearing.gone_silent(self.line.now):
+        for agent, silence in sorted(self.hearing.gone_silent(self.line.now)):
             given = inputs.WentSilent(at=self.now, agent=agent, heard_at=self.now - silence)
             self._publish_for(agent, self.engine.heard(agent, given))
 
@@ -265,7 +269,7 @@ class SimController:
     def _order(self, record: Record, name: str) -> LaunchOrder:
         machine = record.machine(name)
         if machine is None:
-            raise LookupError(name)
+            raise Broken(f"{name} is to be launched or asked about, and is not on record")
         return machine.order
 
     def _send(self, record: Record, effect: effects.SendCommand) -> None:

@@ -104,6 +104,7 @@ class Facts:
         due = event.sequence == before + 1
         require(now == before + (1 if due else 0), f"{event.agent}: {before} then {now} after {event.sequence}")
         self.through[event.agent] = now
+        require(due or not outcome.decision.effects, f"event {event.sequence} of {event.agent} is taken twice")
         if due and isinstance(event.body, events.FirstStepSeen):
             self._resume_is_proven(event.body, outcome)
 

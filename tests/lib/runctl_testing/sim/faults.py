@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runctl_controller.providers.port import EndCause
+from runctl_shared.checkpoints.manifest import manifest_name
+from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
+from runctl_shared.ids import agent_id
 from runctl_shared.messages.commands import SaveNow
+from runctl_testing.sim.facts import Broken
 from runctl_testing.sim.scenario import Fault
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ class Faults:
             "rebalance": self._rebalance,
             "kill": self._kill,
             "save_now": self._save_now,
+            "zombie_claims": self._zombie_claims,
+            "zombie_commits": self._zombie_commits,
         }
         for when, kind in world.scenario.faults:
             self.line.after(when, self._logged(kind, acts[kind]))
@@ -134,3 +140,27 @@ class Faults:
         victim = self._victim()
         if victim is not None:
             self.world.wire.send_command(victim.boot.agent, self.world.fresh("cmd"), SaveNow(), None)
+
+    def _cut_off(self) -> tuple[str, int] | None:
+        """A run and its attempt before the one that holds the lineage."""
+        found = [(run, attempt - 1) for run, attempt in self.world.vault.claims.items() if attempt > 1]
+        return self.rng.choice(found) if found and not self.world.vault.down else None
+
+    def _zombie_claims(self) -> None:
+        """A machine that was stopped and forgotten wakes up and goes on where it was: about to claim."""
+        found = self._cut_off()
+        if found is None:
+            return
+        run, attempt = found
+        try:
+            RunRepository(self.world.vault, run).claim(attempt, agent_id(run, attempt), None, self.line.now)
+        except ClaimRefused:
+            return
+        raise Broken(f"attempt {attempt} may claim again although a newer one has claimed")
+
+    def _zombie_commits(self) -> None:
+        """It wakes up and goes on where it was: about to commit what nobody needs any more."""
+        found = self._cut_off()
+        if found is not None:
+            run, attempt = found
+            self.world.vault.put(f"{run}/{manifest_name(attempt, 900, 59, 'ck-' + self.world.fresh('z').replace('-', ''))}", b"{}")

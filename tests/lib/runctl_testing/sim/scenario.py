@@ -13,7 +13,8 @@ Answer = Literal["save_and_exit", "save_and_fail", "save_and_go_on", "ignore", "
 Act = Literal["stop", "stop_resume", "cancel", "drill", "submit_again"]
 Fault = Literal[
     "controller_crash", "takeover", "controller_sleeps", "clock_jump", "partition", "broker_down",
-    "store_down", "agent_crash", "notice", "withdrawn", "rebalance", "kill", "save_now",
+    "store_down", "agent_crash", "notice", "withdrawn", "rebalance", "kill", "save_now", "zombie_claims",
+    "zombie_commits",
 ]  # fmt: skip
 
 INSTALLATION = "inst-simulated"
@@ -70,6 +71,7 @@ class Bias(msgspec.Struct, frozen=True, kw_only=True):
     acts: tuple[Act, ...] = ()
     answers: tuple[Answer, ...] = ()
     max_seconds: float | None = None
+    every: float | None = None
 
 
 _RATES: dict[str, tuple[float, float]] = {  # chance to be there at all, highest rate
@@ -91,6 +93,7 @@ _RATES: dict[str, tuple[float, float]] = {  # chance to be there at all, highest
 _FAULTS: tuple[Fault, ...] = (
     "controller_crash", "takeover", "controller_sleeps", "clock_jump", "partition", "broker_down",
     "store_down", "agent_crash", "notice", "notice", "notice", "withdrawn", "rebalance", "kill", "save_now",
+    "zombie_claims", "zombie_commits",
 )  # fmt: skip
 _ACTS: tuple[Act, ...] = ("stop", "stop_resume", "cancel", "drill", "submit_again")
 _ANSWERS: tuple[Answer, ...] = ("save_and_exit", "save_and_fail", "save_and_go_on", "ignore", "die")
@@ -144,7 +147,7 @@ def _plan(rng: Random, number: int, bias: Bias) -> Plan:
     return Plan(
         spec=spec,
         length=rng.randint(60, 360),
-        every=rng.uniform(15.0, 70.0),
+        every=bias.every or (rng.uniform(15.0, 70.0) if rng.random() < 0.9 else 1000.0),
         save_seconds=rng.uniform(0.5, grace * 0.8),
         answer=rng.choice(bias.answers or _ANSWERS),
         crashes=rng.choice((0, 0, 0, 0, 0, 1, 2, 4)),

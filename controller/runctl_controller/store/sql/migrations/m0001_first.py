@@ -66,10 +66,11 @@ Table(
     CheckConstraint("is_open <= is_busy"),
     Index("runs_by_age", "created_at", "id"),
     Index("runs_of_project", "project", "created_at", "id"),
+    # Not a partial one: the one above would be taken instead of it.
+    Index("runs_open_of_project", "project", "is_open", "created_at", "id"),
     Index("runs_of_name", "name", "created_at", "id"),
     # These stay small however many runs have ended.
     _partial("runs_open", "created_at", "id", where="is_open = 1"),
-    _partial("runs_open_of_project", "project", "created_at", "id", where="is_open = 1"),
     _partial("runs_busy", "created_at", "id", where="is_busy = 1"),
 )
 

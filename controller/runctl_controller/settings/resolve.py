@@ -1,0 +1,198 @@
+"""The settings from all their places, with where each comes from, or everything that is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import msgspec
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
+
+from runctl_controller.settings.masks import holds_password, mask
+from runctl_controller.settings.model import Settings
+from runctl_controller.settings.places import PREFIX, Places
+from runctl_controller.settings.schema import Said
+from runctl_shared.errors import UsageError
+
+KEYS = Settings.__struct_fields__
+_PATHS = ("state_dir", "checkpoints")
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """`sources`: by key, where the value comes from, for people. `files`: those that were read."""
+
+    settings: Settings
+    sources: dict[str, str]
+    files: tuple[str, ...]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something wrong, `where` it stands, and its mend."""
+
+    where: str
+    what: str
+    mend: str
+
+
+class Place(msgspec.Struct, kw_only=True):
+    """One place and what it says. `source` and `called` (by key) name it for people; relative paths are
+    relative to `folder`."""
+
+    source: str
+    called: str
+    folder: str
+    said: dict[str, object]
+    problems: list[Problem] = []
+
+    def complain(self, where: str, what: str, mend: str) -> None:
+        self.problems.append(Problem(where, mask(what), mend))
+
+    def short(self, key: str) -> str:
+        """How people write `key` in this place."""
+        if self.called == "environment":
+            return key if key.startswith(PREFIX) else PREFIX + key.upper()
+        if self.called == "flag":
+            return "--" + key.replace("_", "-")
+        return key if key.isidentifier() else repr(key)
+
+    def name(self, key: str) -> str:
+        """The same, with the file that it stands in."""
+        short = self.short(key)
+        return short if self.called in ("environment", "flag") else f"{self.called}, {short}"
+
+    def source_of(self, key: str) -> str:
+        return f"{self.source} {self.name(key)}" if self.called == "environment" else self.source
+
+
+def resolve(places: Places, flags: Mapping[str, object]) -> Resolved:
+    """Raises one UsageError that lists everything that is wrong, in all places."""
+    files = [_file(places.project_file, "{}")] if places.project_file else []
+    if os.path.lexists(places.user_file):
+        files.append(_file(places.user_file, "user file {}"))
+    found = [_flags(places, flags), _environment(places), *files]
+    problems: list[Problem] = []
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for place in found:
+        for key, value in _checked(place).items():
+            if key not in values:
+                values[key], sources[key] = value, place.source_of(key)
+        problems += place.problems
+    settings = msgspec.convert({"state_dir": places.state_dir} | values, Settings)
+    if problems:
+        raise _refusal(problems)
+    if settings.lease <= settings.heartbeat:
+        told = [f"{key} ({sources.get(key, 'default')})" for key in ("lease", "heartbeat")]
+        what = f"{told[0]} is not longer than {told[1]}: machines would end while all is well."
+        raise UsageError(what, "Make it several times as long.")
+    return Resolved(
+        settings=settings,
+        sources={key: sources.get(key, "default") for key in KEYS},
+        files=tuple(place.called for place in files),
+    )
+
+
+def _refusal(problems: list[Problem]) -> UsageError:
+    if len(problems) == 1:
+        return UsageError(f"{problems[0].where}: {problems[0].what}", problems[0].mend)
+    lines = [f"  {problem.where}: {problem.what} {problem.mend}" for problem in problems]
+    return UsageError("\n".join([f"{len(problems)} settings are wrong:", *lines]))
+
+
+def _flags(places: Places, flags: Mapping[str, object]) -> Place:
+    said = {key: value for key, value in flags.items() if value is not None}
+    return Place(source="flag", called="flag", folder=places.cwd, said=said)
+
+
+def _environment(places: Places) -> Place:
+    # Not case-sensitive: the keys are in small letters, their variables in capitals and only so.
+    found = EnvSettingsSource(Said, case_sensitive=False)()
+    known = {PREFIX + key.upper(): key for key in KEYS}
+    said = {known.get(name, name): found.get(known.get(name, ""), "") for name in places.variables}
+    return Place(source="environment", called="environment", folder=places.cwd, said=said)
+
+
+def _file(path: str, source: str) -> Place:
+    shown = path if path.isprintable() else repr(path)
+    place = Place(source=source.format(shown), called=shown, folder=os.path.dirname(path), said={})
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            place.complain(shown, "It is not a file.", "Move it away.")
+            return place
+        place.said = dict(TomlConfigSettingsSource(Said, Path(path))())
+    except OSError as error:
+        place.complain(
+            shown, f"It cannot be read: {error.strerror}.", "Mend its permissions, or move it away."
+        )
+        return place
+    except UnicodeDecodeError:
+        place.complain(shown, "It is not text in UTF-8.", "Save it as such.")
+        return place
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        place.problems.append(_syntax(shown, error, path))
+        return place
+    others_read = found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    for key, value in place.said.items():
+        if others_read and holds_password(value):
+            mend = f"Keep them from it: chmod 600 {shown}"
+            place.complain(place.name(key), "It holds a password, and others can read the file.", mend)
+    return place
+
+
+def _syntax(shown: str, error: Exception, path: str) -> Problem:
+    """Where and why: the parser names line and column, but not at the end of the file."""
+    what, _, where = str(error).partition(" (at ")
+    position = re.search(r"line (\d+), column (\d+)", where)
+    if position:
+        line, column = int(position[1]), int(position[2])
+    else:
+        lines = Path(path).read_text(errors="replace").rstrip("\n").split("\n")
+        line, column = len(lines), len(lines[-1]) + 1
+    mend = 'Write it like project = "cats".'
+    return Problem(f"{shown}, line {line}, column {column}", f"This is not TOML: {what}.", mend)
+
+
+def _checked(place: Place) -> dict[str, object]:
+    """The good values of `place`; everything else goes to its problems."""
+    known: dict[str, object] = {}
+    for key, value in place.said.items():
+        if key in KEYS:
+            known[key] = _located(value, place.folder) if key in _PATHS else value
+        else:
+            _unknown(place, key)
+    try:
+        said = Said.model_validate(known)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            key = str(detail["loc"][0])
+            said_of_it = detail.get("ctx", {})
+            place.complain(place.name(key), said_of_it.get("what", detail["msg"]), said_of_it.get("mend", ""))
+            known.pop(key, None)
+        said = Said.model_validate(known)
+    return {key: getattr(said, key) for key in known}
+
+
+def _unknown(place: Place, key: str) -> None:
+    prefix = PREFIX if place.called == "environment" else ""
+    plain = key.removeprefix(prefix).lower().replace("-", "_")
+    close = get_close_matches(plain, KEYS, 1)
+    if close:
+        mend = f"Did you mean {place.short(close[0])}?"
+    else:
+        mend = f"Remove it. Known: {', '.join(place.short(known) for known in KEYS)}."
+    place.complain(place.name(key), "There is no such setting.", mend)
+
+
+def _located(value: object, folder: str) -> object:
+    """`value` as an absolute path, if it is a path."""
+    if not isinstance(value, str) or not value or "://" in value:
+        return value
+    path = os.path.expanduser(value)
+    return path if path.startswith("~") else os.path.normpath(os.path.join(folder, path))
