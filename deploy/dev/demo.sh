@@ -25,7 +25,7 @@ echo '== 1 of 3: the same training, left alone (without its waits: they change n
 
 echo
 echo '== 2 of 3: interrupted under runctl: a notice, the machine taken away, a new one'
-"$runctl" rehearse --after 10s --notice 10s --checkpoints "$work/checkpoints" -- "$python" "$train"
+"$runctl" rehearse --after 10s --notice 10s --finish --checkpoints "$work/checkpoints" -- "$python" "$train"
 
 echo
 echo '== 3 of 3: the final weights of both'

@@ -13,7 +13,7 @@ CHUNK = 500
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation")
-    group.addoption("--sim-seeds", type=int, default=None, help=f"play so many seeds (default {DEFAULT_SEEDS})")
+    group.addoption("--sim-seeds", type=int, default=None, help="play so many seeds")
     group.addoption("--sim-seed", type=int, default=None, help="play this one seed only")
 
 

@@ -1,4 +1,4 @@
-"""Thousands of fake worlds, the four promises after every step. A seed that fails is printed with its trace."""
+"""Thousands of fake worlds, the four promises after every step. A seed that fails prints its trace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def test_the_seeds_are_worth_playing() -> None:
     worlds = [play(seed) for seed in range(200)]
     records = [record for world in worlds for record in world.disk.tables.records.values()]
     reasons = {attempt.reason for record in records for attempt in record.attempts}
-    assert {"succeeded", "user_error", "interrupted", "lost", "stopped", "boot_failed", "no_capacity"} <= reasons
+    expected = {"succeeded", "user_error", "interrupted", "lost", "stopped", "boot_failed", "no_capacity"}
+    assert expected <= reasons
     assert {"succeeded", "failed", "paused", "cancelled"} <= {record.run.state.value for record in records}
     survived = [r for r in records if r.run.state.value == "succeeded" and len(r.attempts) > 1]
     assert len(survived) > 30

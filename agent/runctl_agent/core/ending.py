@@ -52,7 +52,7 @@ def ask(turn: Turn) -> None:
 
 
 def ask_again(turn: Turn) -> None:
-    """After a restart: nobody knows whether the signal was ever sent. So it gets its time, if there is any."""
+    """After a restart nobody knows whether the signal was ever sent: it gets its time, if there is any."""
     state, margin = turn.state, turn.rules.kill_margin
     ends = [turn.at + turn.rules.grace, state.hard_end_at - margin]
     if state.deadline_at is not None:
@@ -69,7 +69,7 @@ def ask_only(turn: Turn) -> None:
 
 
 def goes_on(turn: Turn) -> None:
-    """It makes steps after all the time that it had to save and end: it does not end because of our signal."""
+    """It makes steps after all the time it had to save and end: so it does not end because of our signal."""
     state = turn.state
     if state.signalled_at is not None and turn.at > state.signalled_at + turn.rules.grace:
         turn.change(signalled_at=None)

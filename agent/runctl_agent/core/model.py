@@ -26,10 +26,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """`cause`: why the attempt is to end (notice, stop, time_limit, lease), since `cause_at`; `deadline_at`:
-    when the provider takes the machine, by the notice `interruption`. `asked_at`: when the training was last asked to save; `kill_at`: when
-    it is killed. `signalled_at`: when our signal was last sent, as long as the
-    training may be ending because of it. `done`: ids of commands that were carried out. `saved_at`: when the newest verified
-    checkpoint was written; `report`: the last word, once it is said."""
+    when the provider takes the machine, by the notice `interruption`. `asked_at`: when the training was last
+    asked to save; `signalled_at`: the same, as long as it may be ending because of that; `kill_at`: when it
+    is killed. `done`: ids of commands that were carried out. `saved_at`: when the newest verified checkpoint
+    was written; `report`: the last word, once it is said."""
 
     rules: Rules
     phase: Phase = Phase.STAGING

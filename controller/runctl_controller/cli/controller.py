@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from typing import TYPE_CHECKING
 
 import click
+
+from runctl_controller.cli.options import json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runctl_controller.settings.model import Settings
+    from runctl_shared.messages.replies import Status
 
 
 @click.group()
@@ -21,68 +30,70 @@ def controller() -> None:
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, logging to stderr.")
 @click.option("--embedded", is_flag=True, hidden=True)
 @click.option("--ready-fd", type=int, default=None, hidden=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def start(foreground: bool, embedded: bool, ready_fd: int | None, as_json: bool) -> int:
     """Start a controller that stays until it is stopped."""
+    if foreground:
+        return _foreground(embedded) if ready_fd is None else _background(embedded, ready_fd)
     from runctl_controller.cli.output import emit
+    from runctl_controller.client.embedded import start as start_detached
     from runctl_controller.settings.load import load
 
-    settings = load()
-    if foreground:
-        return _serve(embedded, ready_fd)
-    from runctl_controller.client.embedded import start as start_detached
-
-    status = start_detached(settings, embedded=False)
+    status = start_detached(load(), embedded=False)
     emit(status, as_json, lambda: click.echo(f"The controller runs (process {status.pid})."))
     return 0
 
 
-def _serve(embedded: bool, ready_fd: int | None) -> int:
-    from runctl_controller.service.main import serve
+def _foreground(embedded: bool) -> int:
     from runctl_controller.settings.load import load
-    from runctl_controller.settings.model import controller_config
-    from runctl_shared.errors import RefusedByGuard, RunctlError
 
-    settings = load()
-    _log(settings.log_level)
-    tell = _teller(ready_fd)
-    try:
-        serve(controller_config(settings, embedded=embedded), lambda: tell("ok"))
-    except RunctlError as error:
-        # Two commands that start one at the same time both have one.
-        there_already = embedded and isinstance(error, RefusedByGuard)
-        tell("running" if there_already else f"{error.code}\n{error.what}\n{error.mend}")
-        raise
+    _serve(load(), embedded, lambda: None)
     return 0
 
 
-def _teller(ready_fd: int | None) -> Callable[[str], None]:
-    """Tells whoever started us how it went, once."""
-    if ready_fd is None:
-        return lambda text: None
-    # No process that we start may hold the pipe open.
-    os.set_inheritable(ready_fd, False)
-    pipe = os.fdopen(ready_fd, "w")
+def _background(embedded: bool, ready_fd: int) -> int:
+    """Started by `client.embedded.start`: settings come by stdin, how it went is told by a pipe."""
+    import msgspec
 
-    def tell(text: str) -> None:
-        if not pipe.closed:
-            pipe.write(text)
-            pipe.close()
+    from runctl_controller.settings.model import Settings
+    from runctl_shared.errors import RefusedByGuard, RunctlError
 
-    return tell
+    os.set_inheritable(ready_fd, False)  # no process that we start may hold the pipe open
+    settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
+    with os.fdopen(ready_fd, "wb") as pipe:
+
+        def tell(code: str, what: str = "", mend: str = "") -> None:
+            if not pipe.closed:
+                pipe.write(msgspec.json.encode((code, what, mend)))
+                pipe.close()
+
+        try:
+            _serve(settings, embedded, lambda: tell("ok"))
+        except RunctlError as error:
+            # Two commands that start one at the same time both have one.
+            there_already = embedded and isinstance(error, RefusedByGuard)
+            tell("ok" if there_already else error.code, error.what, error.mend)
+            raise
+    return 0
 
 
-def _log(level: str) -> None:
+def _serve(settings: Settings, embedded: bool, ready: Callable[[], None]) -> None:
     import logging
 
+    from runctl_controller.service.main import serve
+    from runctl_controller.settings.model import controller_config
+
     logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        force=True,
     )
+    serve(controller_config(settings, embedded=embedded), ready)
 
 
 @controller.command()
 @click.option("--force", is_flag=True, help="Even if runs are not finished: nobody resumes them then.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def stop(force: bool, as_json: bool) -> int:
     """Stop the controller. Training goes on."""
     from runctl_controller.cli.output import emit
@@ -106,7 +117,7 @@ def stop(force: bool, as_json: bool) -> int:
 
 
 @controller.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def status(as_json: bool) -> int:
     """Show the controller; exit code 6 when there is none."""
     from runctl_controller.cli.output import emit
@@ -126,11 +137,11 @@ def status(as_json: bool) -> int:
     return 0
 
 
-def _print_status(found: object) -> None:
-    from runctl_shared.messages.replies import Status
+def _print_status(found: Status) -> None:
+    from runctl_controller.cli.output import clean
 
-    assert isinstance(found, Status)  # noqa: S101 - ours
-    kind = "embedded" if found.embedded else "standing"
-    click.echo(f"{kind} controller {found.version}, process {found.pid}, bus {found.bus}")
-    click.echo(f"state in {found.state_dir}")
-    click.echo(f"{found.unfinished} unfinished runs, {found.machines} machines")
+    kind = "embedded: ends by itself when nothing is left to do" if found.embedded else "standing"
+    click.echo(clean(f"runctl {found.version}, process {found.pid} ({kind})"))
+    click.echo(clean(f"bus    {found.bus}"))
+    click.echo(clean(f"state  {found.state_dir}"))
+    click.echo(f"runs   {found.unfinished} not finished, {found.machines} machines")

@@ -38,7 +38,7 @@ class Client:
         logging.getLogger("runctl").addHandler(logging.NullHandler())
         self._clock = clock or SystemClock()
         self._bus: Bus = connect(url, clock=self._clock, name="client")
-        self._actor = _user()
+        self._actor = user_name()
 
     def ask(self, body: Body, kind: type[R], timeout: float = TIMEOUT) -> R:
         """The reply, which is of `kind`. Raises what the controller refuses with, NoController when none
@@ -86,7 +86,7 @@ class Client:
         self.close()
 
 
-def _user() -> str:
+def user_name() -> str:
     """Who asks, for the record."""
     try:
         return getpass.getuser()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from runctl_controller.client.client import Client
 from runctl_controller.service.lock import holder
@@ -58,7 +61,7 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
         command += ["--foreground", "--ready-fd", str(report), *(["--embedded"] if embedded else [])]
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             pass_fds=[report],
@@ -71,13 +74,25 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
         os.close(log)
     # Should it end while we live, it must not stay a zombie.
     threading.Thread(target=process.wait, name="wait-controller", daemon=True).start()
+    _hand(process, settings)
     _wait_for_report(ready)
     with Client(settings.bus) as client:
         return client.ask(ControllerStatus(), Status, START_TIMEOUT)
 
 
+def _hand(process: subprocess.Popen[bytes], settings: Settings) -> None:
+    """Our settings become the controller's: it runs elsewhere, where it would not find the same files. By a
+    pipe, since they may hold the broker's password."""
+    if process.stdin is None:
+        raise RuntimeError("started without a pipe")
+    with contextlib.suppress(BrokenPipeError):  # why it ended, it has reported
+        process.stdin.write(msgspec.json.encode(settings))
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+
+
 def _wait_for_report(ready: int) -> None:
-    """The new process says in three lines (code, what, mend) why it cannot be the controller, or `ok`."""
+    """The new process says `ok`, or (in JSON) why it cannot be the controller."""
     import select
 
     with os.fdopen(ready, "rb") as pipe:
@@ -86,15 +101,13 @@ def _wait_for_report(ready: int) -> None:
                 "The controller did not start in time.", "See controller.log in its state folder."
             )
         said = pipe.read().decode(errors="replace").strip()
-    if said in ("ok", "running"):
-        return
     if not said:
         raise NoController(
             "The controller ended while it started.", "See controller.log in its state folder."
         )
-    code, _, rest = said.partition("\n")
-    what, _, mend = rest.partition("\n")
-    raise from_code(code, what, mend)
+    code, what, mend = msgspec.json.decode(said, type=tuple[str, str, str])
+    if code != "ok":
+        raise from_code(code, what, mend)
 
 
 def wait_until_gone(settings: Settings, timeout: float) -> bool:

@@ -138,7 +138,7 @@ def checkpoint_failed(turn: Turn, attempt: Attempt, body: events.CheckpointFaile
 
 
 def noticed(turn: Turn, attempt: Attempt, body: events.NoticeReceived) -> None:
-    """At an interruption notice the replacement is launched at once; it trains once this attempt has ended."""
+    """At an interruption notice a replacement is launched at once; it trains once this attempt has ended."""
     when = "" if body.deadline is None else f", in {body.deadline:.0f} s"
     turn.tell(
         "notice",

@@ -102,7 +102,8 @@ def _woke(turn: Turn) -> None:
     """Look at every machine before any silence is judged."""
     for machine in turn.record.machines:
         if machine.state in (MachineState.RUNNING, MachineState.UNCONFIRMED):
-            turn.machine(machine.id, looks=0, absent_since=None)
+            # What was asked before a jump of the clock, and is answered after it, must not count as an age.
+            turn.machine(machine.id, looks=0, absent_since=turn.at)
             turn.do(Look(machine=machine.id))
     for attempt in turn.record.attempts:
         if attempt.open:

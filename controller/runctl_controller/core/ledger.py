@@ -16,7 +16,7 @@ from runctl_controller.core.model import Interval, Machine
 def switch(
     intervals: tuple[Interval, ...], machine: Machine, use: str | None, at: float
 ) -> tuple[Interval, ...]:
-    """From `at` on the machine is used for `use`, at the price of its offer (dollars per hour); None: no more.
+    """From `at` on the machine is used for `use`, at its offer's price (dollars per hour); None: no more.
 
     Without gap or overlap, also when a clock that was set back says an earlier time than before: then the new
     use begins where the one before began, or ended.

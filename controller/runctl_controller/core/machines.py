@@ -126,7 +126,8 @@ def seen(turn: Turn, machine: Machine, given: Seen) -> None:
         look_again(turn, machine)
         return
     machine = _learn(turn, machine, sighting)
-    if sighting.state is Provided.ABSENT:
+    absent = sighting.state is Provided.ABSENT
+    if absent:
         since = machine.absent_since if machine.absent_since is not None else turn.at
         machine = turn.machine(machine.id, absent_since=since)
         gone = turn.at - since > ABSENCE_COUNTS_AFTER
@@ -136,16 +137,15 @@ def seen(turn: Turn, machine: Machine, given: Seen) -> None:
     if gone:
         _gone(turn, machine, sighting)
         _evidence(turn, machine, sighting)
-    elif machine.absent_since is not None:
+    elif absent:
         look_again(turn, machine, most=15.0)
     else:
         _still_there(turn, machine)
 
 
 def _gone(turn: Turn, machine: Machine, sighting: Sighting | None) -> None:
-    ended = next(
-        (t for t in (sighting and sighting.ended_at, machine.absent_since) if t is not None), turn.at
-    )
+    said = None if sighting is None else sighting.ended_at
+    ended = next((t for t in (said, machine.absent_since) if t is not None), turn.at)
     cause = None if sighting is None or sighting.cause is None else sighting.cause.value
     if machine.launched_at is not None:
         turn.intervals(fit(turn.record.intervals, machine.id, machine.launched_at, ended))

@@ -81,7 +81,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What was rented for an attempt. `asks`: how often its launch or its end was asked for; `absent_since`:
-    since when the provider does not list it, without a break."""
+    since when at most the provider does not list it."""
 
     id: str
     attempt: int

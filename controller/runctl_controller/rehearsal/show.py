@@ -20,6 +20,8 @@ def show(report: Report) -> None:
 
 
 def _seconds(value: float | None) -> str:
+    if value is not None and value < 1:
+        return f"{1000 * value:.0f} ms"
     return "-" if value is None else format_duration(value)
 
 

@@ -1,20 +1,24 @@
 """Resolved settings, kept between commands: pydantic alone takes longer than a whole `runctl ls` may.
 
-Never holds a password. A cache that cannot be read or written is as good as none, and not worth a word.
+Never holds a password: a broker's URL that has one is read again from where it stands. A cache that cannot be read or written is as good as none, and not worth a word.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from runctl_controller import __version__
 from runctl_controller.settings import model
-from runctl_controller.settings.masks import holds_password
+from runctl_controller.settings.masks import holds_password, mask
 from runctl_controller.settings.model import Settings
-from runctl_controller.settings.places import Places, stamp
+from runctl_controller.settings.places import ENVIRONMENT, FLAG, Places, stamp
+
+if TYPE_CHECKING:
+    from runctl_controller.settings.resolve import Resolved
 
 _ENTRIES = 32
 _MOST_BYTES = 1 << 20
@@ -23,39 +27,66 @@ _SETTLED = 2.0
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """`key`: all that the settings depend on, in full, so that two can never be confused."""
+    """`key`: all that the settings depend on, in full, so that two can never be confused. `secret_at`: the
+    origin (as in `resolve.Resolved`) of a bus URL with a password, which `settings` lacks then."""
 
     key: str
     settings: Settings
+    secret_at: str | None
 
 
-def key_of(places: Places, flags: Mapping[str, object]) -> str | None:
-    """What the settings depend on; None when that holds a password and therefore must not be kept."""
-    given = {key: value for key, value in sorted(flags.items()) if value is not None}
-    if any(holds_password(value) for value in (*places.variables.values(), *map(str, given.values()))):
-        return None
+def key_of(places: Places, flags: Mapping[str, object]) -> str:
+    """What the settings depend on, passwords aside."""
+    given = {**places.variables, **{key: value for key, value in flags.items() if value is not None}}
+    shown = [(name, mask(v) if isinstance(v, str) else v) for name, v in sorted(given.items())]
     # The model's own file: its defaults may change without the version doing so while runctl is developed.
     code = (__version__, stamp(model.__file__))
-    home = (os.geteuid(), os.environ.get("HOME"), os.path.expanduser("~"), places.state_dir)
-    return ascii((code, home, places.cwd, places.stamps, places.variables, given))
+    home = (os.geteuid(), os.path.expanduser("~"), places.state_dir)
+    return ascii((code, home, places.cwd, places.stamps, shown))
 
 
-def read(places: Places, key: str) -> Settings | None:
+def read(places: Places, flags: Mapping[str, object], key: str) -> Settings | None:
     """The settings kept under `key`."""
-    return next((entry.settings for entry in _entries(_file(places)) if entry.key == key), None)
+    for entry in _entries(_file(places)):
+        if entry.key == key:
+            return _whole(entry, places, flags)
+    return None
 
 
-def write(places: Places, key: str, settings: Settings, now: float) -> None:
-    """Keep `settings`, unless a file changed so lately (`now`: UTC seconds) that it may change unseen."""
+def write(places: Places, key: str, found: Resolved, now: float) -> None:
+    """Keep what was resolved, unless a file changed so lately (`now`: UTC seconds) that it may do so unseen."""
     newest = max((max(s[:2]) for _, s in places.stamps if s is not None), default=0)
-    if newest / 1e9 > now - _SETTLED or any(holds_password(v) for v in msgspec.structs.astuple(settings)):
+    settings, secret_at = found.settings, None
+    if holds_password(settings.bus_url):
+        settings, secret_at = msgspec.structs.replace(settings, bus_url=None), found.origins["bus_url"]
+    if newest / 1e9 > now - _SETTLED or any(map(holds_password, msgspec.structs.astuple(settings))):
         return
     path = _file(places)
     others = [entry for entry in _entries(path) if entry.key != key]
     try:
-        _replace(path, msgspec.msgpack.encode([Entry(key, settings), *others[: _ENTRIES - 1]]))
+        content = msgspec.msgpack.encode([Entry(key, settings, secret_at), *others[: _ENTRIES - 1]])
+        _replace(path, content)
     except (OSError, ValueError):
         return
+
+
+def _whole(entry: Entry, places: Places, flags: Mapping[str, object]) -> Settings | None:
+    """The settings with the bus URL that the cache may not hold; None when it is not where it was."""
+    if entry.secret_at is None:
+        return entry.settings
+    if entry.secret_at == FLAG:
+        url = flags.get("bus_url")
+    elif entry.secret_at == ENVIRONMENT:
+        url = places.variables.get("RUNCTL_BUS_URL")
+    else:
+        import tomllib
+
+        try:
+            with open(entry.secret_at, "rb") as file:
+                url = tomllib.load(file).get("bus_url")
+        except (OSError, ValueError):
+            return None
+    return msgspec.structs.replace(entry.settings, bus_url=url) if isinstance(url, str) else None
 
 
 def _file(places: Places) -> str:

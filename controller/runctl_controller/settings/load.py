@@ -23,16 +23,16 @@ def load(flags: Mapping[str, object] | None = None) -> Settings:
     flags = flags or {}
     places = find(os.environ)
     key = cache.key_of(places, flags)
-    kept = cache.read(places, key) if key else None
+    kept = cache.read(places, flags, key)
     if kept is not None:
         return kept
-    settings = explain(flags).settings
+    found = explain(flags)
     # Not when a file changed while it was read: then the key says one thing and the settings another.
-    if key and cache.key_of(find(os.environ), flags) == key:
+    if cache.key_of(find(os.environ), flags) == key:
         from runctl_shared.clock import SystemClock
 
-        cache.write(places, key, settings, SystemClock().now())
-    return settings
+        cache.write(places, key, found, SystemClock().now())
+    return found.settings
 
 
 def explain(flags: Mapping[str, object] | None = None) -> Resolved:

@@ -12,6 +12,8 @@ from runctl_shared.errors import UsageError
 
 PREFIX = "RUNCTL_"
 PROJECT_FILE = ".runctl.toml"
+FLAG, ENVIRONMENT = "flag", "environment"
+"""Where a value comes from, when not from a file."""
 _NOT_SETTINGS = frozenset(
     {
         "RUNCTL_RUN",

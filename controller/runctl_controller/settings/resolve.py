@@ -16,7 +16,7 @@ from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
 from runctl_controller.settings.masks import holds_password, mask
 from runctl_controller.settings.model import Settings
-from runctl_controller.settings.places import PREFIX, Places
+from runctl_controller.settings.places import ENVIRONMENT, FLAG, PREFIX, Places
 from runctl_controller.settings.schema import Said
 from runctl_shared.errors import UsageError
 
@@ -25,9 +25,11 @@ _PATHS = ("state_dir", "checkpoints")
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """`sources`: by key, where the value comes from, for people. `files`: those that were read."""
+    """By key, where the value comes from: `origins` the path of a file, FLAG or ENVIRONMENT (none for a
+    default), `sources` the same for people. `files`: those that were read."""
 
     settings: Settings
+    origins: dict[str, str]
     sources: dict[str, str]
     files: tuple[str, ...]
 
@@ -41,61 +43,66 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, kw_only=True):
-    """One place and what it says. `source` and `called` (by key) name it for people; relative paths are
-    relative to `folder`."""
+    """One place and what it says. Relative paths are relative to `folder`."""
 
-    source: str
-    called: str
+    origin: str
     folder: str
     said: dict[str, object]
+    mine: bool = False
     problems: list[Problem] = []
+
+    @property
+    def shown(self) -> str:
+        """The origin for people; a path may hold anything."""
+        return self.origin if self.origin.isprintable() else repr(self.origin)
 
     def complain(self, where: str, what: str, mend: str) -> None:
         self.problems.append(Problem(where, mask(what), mend))
 
     def short(self, key: str) -> str:
         """How people write `key` in this place."""
-        if self.called == "environment":
+        if self.origin == ENVIRONMENT:
             return key if key.startswith(PREFIX) else PREFIX + key.upper()
-        if self.called == "flag":
+        if self.origin == FLAG:
             return "--" + key.replace("_", "-")
         return key if key.isidentifier() else repr(key)
 
     def name(self, key: str) -> str:
         """The same, with the file that it stands in."""
         short = self.short(key)
-        return short if self.called in ("environment", "flag") else f"{self.called}, {short}"
+        return short if self.origin in (FLAG, ENVIRONMENT) else f"{self.shown}, {short}"
 
-    def source_of(self, key: str) -> str:
-        return f"{self.source} {self.name(key)}" if self.called == "environment" else self.source
+    def source(self, key: str) -> str:
+        """Where the value of `key` comes from."""
+        if self.origin == ENVIRONMENT:
+            return f"environment {self.short(key)}"
+        return f"user file {self.shown}" if self.mine else self.shown
 
 
 def resolve(places: Places, flags: Mapping[str, object]) -> Resolved:
     """Raises one UsageError that lists everything that is wrong, in all places."""
-    files = [_file(places.project_file, "{}")] if places.project_file else []
+    files = [_file(places.project_file)] if places.project_file else []
     if os.path.lexists(places.user_file):
-        files.append(_file(places.user_file, "user file {}"))
+        files.append(_file(places.user_file, mine=True))
     found = [_flags(places, flags), _environment(places), *files]
     problems: list[Problem] = []
     values: dict[str, object] = {}
-    sources: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    sources = dict.fromkeys(KEYS, "default")
     for place in found:
         for key, value in _checked(place).items():
             if key not in values:
-                values[key], sources[key] = value, place.source_of(key)
+                values[key], origins[key], sources[key] = value, place.origin, place.source(key)
         problems += place.problems
     settings = msgspec.convert({"state_dir": places.state_dir} | values, Settings)
     if problems:
         raise _refusal(problems)
     if settings.lease <= settings.heartbeat:
-        told = [f"{key} ({sources.get(key, 'default')})" for key in ("lease", "heartbeat")]
+        told = [f"{key} ({sources[key]})" for key in ("lease", "heartbeat")]
         what = f"{told[0]} is not longer than {told[1]}: machines would end while all is well."
         raise UsageError(what, "Make it several times as long.")
-    return Resolved(
-        settings=settings,
-        sources={key: sources.get(key, "default") for key in KEYS},
-        files=tuple(place.called for place in files),
-    )
+    files_read = tuple(place.shown for place in files)
+    return Resolved(settings=settings, origins=origins, sources=sources, files=files_read)
 
 
 def _refusal(problems: list[Problem]) -> UsageError:
@@ -107,7 +114,7 @@ def _refusal(problems: list[Problem]) -> UsageError:
 
 def _flags(places: Places, flags: Mapping[str, object]) -> Place:
     said = {key: value for key, value in flags.items() if value is not None}
-    return Place(source="flag", called="flag", folder=places.cwd, said=said)
+    return Place(origin=FLAG, folder=places.cwd, said=said)
 
 
 def _environment(places: Places) -> Place:
@@ -115,12 +122,12 @@ def _environment(places: Places) -> Place:
     found = EnvSettingsSource(Said, case_sensitive=False)()
     known = {PREFIX + key.upper(): key for key in KEYS}
     said = {known.get(name, name): found.get(known.get(name, ""), "") for name in places.variables}
-    return Place(source="environment", called="environment", folder=places.cwd, said=said)
+    return Place(origin=ENVIRONMENT, folder=places.cwd, said=said)
 
 
-def _file(path: str, source: str) -> Place:
-    shown = path if path.isprintable() else repr(path)
-    place = Place(source=source.format(shown), called=shown, folder=os.path.dirname(path), said={})
+def _file(path: str, *, mine: bool = False) -> Place:
+    place = Place(origin=path, folder=os.path.dirname(path), said={}, mine=mine)
+    shown = place.shown
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
@@ -180,8 +187,7 @@ def _checked(place: Place) -> dict[str, object]:
 
 
 def _unknown(place: Place, key: str) -> None:
-    prefix = PREFIX if place.called == "environment" else ""
-    plain = key.removeprefix(prefix).lower().replace("-", "_")
+    plain = key.removeprefix(PREFIX).lower().replace("-", "_")
     close = get_close_matches(plain, KEYS, 1)
     if close:
         mend = f"Did you mean {place.short(close[0])}?"

@@ -40,10 +40,7 @@ def _save_run(db: Connection, old: Record | None, new: Record) -> None:
     if old is None:
         db.execute(insert(runs), coding.run_row(new))
     elif old.run != new.run or old.busy != new.busy:
-        row = coding.run_row(new)
-        if old.run.spec == new.run.spec:
-            del row["spec"]
-        db.execute(_UPDATE_RUN, {"of_run": old.run.id, **row})
+        db.execute(_UPDATE_RUN, {"of_run": old.run.id, **coding.run_row(new)})
 
 
 def _save_attempts(db: Connection, old: Record, new: Record) -> None:
@@ -59,13 +56,10 @@ def _save_attempts(db: Connection, old: Record, new: Record) -> None:
 def _save_machines(db: Connection, old: Record, new: Record) -> None:
     for position, machine in _changed(old.machines, new.machines):
         row = coding.machine_row(new.run.id, position, machine)
-        if position >= len(old.machines):
+        if position < len(old.machines):
+            db.execute(_UPDATE_MACHINE, {"of_machine": old.machines[position].id, **row})
+        else:
             db.execute(insert(machines), row)
-            continue
-        before = old.machines[position]
-        if before.order == machine.order:
-            del row["launch_order"]
-        db.execute(_UPDATE_MACHINE, {"of_machine": before.id, **row})
 
 
 def _save_intervals(db: Connection, old: Record, new: Record) -> None:

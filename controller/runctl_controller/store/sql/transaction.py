@@ -38,7 +38,7 @@ _NAME: BindParameter[str] = bindparam("name")
 _AFTER: BindParameter[int] = bindparam("after")
 _LIMIT: BindParameter[int] = bindparam("limit")
 _NEWEST_FIRST = (runs.c.created_at.desc(), runs.c.id.desc())
-# Spelled out, for a condition with a parameter finds no partial index.
+# Spelled out: whether a condition with a parameter finds a partial index is up to the database.
 _YES: ColumnClause[int] = literal_column("1")
 
 _LOAD_RUN = select(runs).where(runs.c.id == _RUN)

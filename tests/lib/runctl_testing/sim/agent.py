@@ -97,7 +97,7 @@ class SimAgent:
         if not self.alive:
             return False
         self.line.note(self.name, given)
-        before = self.engine.state
+        before, life = self.engine.state, self.life
         wanted = self.engine.handle(given, self.line.now)
         self.world.facts.agent_decided(self, given, before, wanted)
         if self._dies():
@@ -106,7 +106,7 @@ class SimAgent:
         for effect in wanted:
             self.line.note(self.name, effect)
             _EFFECTS[type(effect)](self, effect)
-            if not self.alive or self._dies():
+            if self.life != life or self._dies():
                 return False
         self._arm()
         return True
@@ -228,7 +228,8 @@ class SimAgent:
     # -- before the training ------------------------------------------------------------------
 
     def _stage(self, effect: effects.Stage) -> None:
-        self._later(self.world.rng.uniform(0.5, 10.0), lambda: self._tell(inputs.Staged(at=self._now, seconds=1.0)))
+        wait = self.world.rng.uniform(0.5, 10.0)
+        self._later(wait, lambda: self._tell(inputs.Staged(at=self._now, seconds=1.0)))
 
     def _claim(self, effect: effects.Claim) -> None:
         self._later(0.5, lambda: self._try_claim(STORE_TRIES))
@@ -241,7 +242,8 @@ class SimAgent:
         except ClaimRefused as refused:
             self.give(inputs.ClaimFailed(at=self._now, superseded=True, detail=str(refused)))
         except ObjectStoreError as error:
-            self._again(tries, self._try_claim, inputs.ClaimFailed(at=self._now, superseded=False, detail=str(error)))
+            failed = inputs.ClaimFailed(at=self._now, superseded=False, detail=str(error))
+            self._again(tries, self._try_claim, failed)
         else:
             self.give(inputs.Claimed(at=self._now, parent=claim.parent))
 
@@ -264,8 +266,8 @@ class SimAgent:
         if not found:
             self.give(inputs.Restored(at=self._now, manifest=None))
             return
-        newest = found[0]
-        self.give(inputs.Restored(at=self._now, manifest=newest.name, path="/restored", step=newest.step, size=1))
+        name, step = found[0].name, found[0].step
+        self.give(inputs.Restored(at=self._now, manifest=name, path="/restored", step=step, size=1))
 
     # -- the training -------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ def ended_on_evidence(world: World, record: Record) -> None:
             if attempt.agent in world.facts.reported:
                 continue
             machine = world.machine(record, attempt.agent)
-            require(machine is None or not machine.alive, f"attempt {attempt.number} was ended without evidence")
+            require(machine is None or not machine.alive, f"attempt {attempt.number} ended, without evidence")
 
 
 def one_permission(world: World, record: Record) -> None:
@@ -71,7 +71,7 @@ def _covers(record: Record, machine: Machine) -> None:
         at = interval.end if interval.end is not None else at
     if over:
         require(own[-1].end is not None, f"{machine.id} is gone and costs on, says the ledger")
-        require(abs((machine.ended_at or 0.0) - at) < NEAR, f"{machine.id} ended {machine.ended_at}, ledger {at}")
+        require(abs((machine.ended_at or 0.0) - at) < NEAR, f"{machine.id}: {machine.ended_at}, ledger {at}")
     else:
         require(own[-1].end is None, f"{machine.id} costs nothing any more, says the ledger")
 
@@ -96,7 +96,9 @@ def bill_matches(world: World, record: Record) -> None:
         # A provider that forgets ended machines names no time of their end: then it is when that was seen, by
         # the controller's own clock.
         early, late = (300.0 + world.clock_moved, 1200.0 + world.clock_moved) if world.forgets else (1.0, 1.0)
-        require(-early <= paid - billed <= late, f"{machine.id}: {paid:.1f} s on the ledger, {billed:.1f} s billed")
+        require(
+            -early <= paid - billed <= late, f"{machine.id}: {paid:.1f} s on record, {billed:.1f} s billed"
+        )
 
 
 def everything_is_over(world: World, record: Record) -> None:
@@ -116,7 +118,7 @@ def right_end(world: World, record: Record) -> None:
         allowed.add(RunState.PAUSED)
     if wish == "cancel":
         allowed.add(RunState.CANCELLED)
-    require(state in allowed, f"{record.run.id} ends {state.value} ({record.run.why}); its user wants to {wish}")
+    require(state in allowed, f"{record.run.id} ends {state.value} ({record.run.why}), wish: {wish}")
 
 
 AT_THE_END = (everything_is_over, bill_matches, right_end)

@@ -1,4 +1,4 @@
-"""The provider: machines that boot late or never, that are taken, and that are not always seen as they are."""
+"""The provider: machines that boot late or never, are taken, and are not always seen as they are."""
 
 from __future__ import annotations
 
@@ -94,6 +94,11 @@ class SimMachine:
         if self.agent is not None:
             self.agent.stop()
 
+    def poll(self) -> None:
+        """The agent's look at the metadata service, once a second."""
+        if self.agent is not None:
+            self.agent.look_for_notice()
+
     def take(self, notice: Notice | None) -> None:
         if notice is self.notice:
             self.end(EndCause.INTERRUPTED)
@@ -167,7 +172,7 @@ class Cloud:
         notice = Notice(f"notice-{self._notices}", "interruption", line.now + warning)
         machine.notice = notice
         line.note(f"machine {machine.attempt}", f"is noticed, {warning:.0f} s")
-        line.after(self.world.rng.uniform(0.0, 1.0), lambda: machine.agent and machine.agent.look_for_notice())
+        line.after(self.world.rng.uniform(0.0, 1.0), machine.poll)
         line.at(notice.taken_at, lambda: machine.take(notice))
         if withdrawn_after is not None:
             line.after(withdrawn_after, lambda: self._withdraw(machine, notice))

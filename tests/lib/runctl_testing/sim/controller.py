@@ -1,4 +1,4 @@
-"""The controller's process: the real engine and hearing, and a loop and an outbox that can die at any point."""
+"""The controller's process: the real engine and hearing, a loop and an outbox that can die at any point."""
 
 from __future__ import annotations
 

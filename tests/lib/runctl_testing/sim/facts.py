@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runctl_testing.sim.wire import Event
     from runctl_testing.sim.world import World
 
+TAG = "runctl:installation"
 _ONCE = (commands.StartTraining, commands.SaveNow, commands.StopTraining)
 
 
@@ -102,9 +103,10 @@ class Facts:
         require(attempt is not None, f"{event.agent} is not on record")
         now, before = attempt.events_through if attempt else 0, self.through.get(event.agent, 0)
         due = event.sequence == before + 1
-        require(now == before + (1 if due else 0), f"{event.agent}: {before} then {now} after {event.sequence}")
+        what = f"event {event.sequence} of {event.agent}"
+        require(now == before + (1 if due else 0), f"{what}: {before} were committed, then {now}")
         self.through[event.agent] = now
-        require(due or not outcome.decision.effects, f"event {event.sequence} of {event.agent} is taken twice")
+        require(due or not outcome.decision.effects, f"{what} is taken twice")
         if due and isinstance(event.body, events.FirstStepSeen):
             self._resume_is_proven(event.body, outcome)
 
@@ -129,9 +131,13 @@ class Facts:
     def claimed(self, run: str, attempt: int, data: bytes) -> None:
         """Each claim starts from the newest checkpoint that counts; an older attempt never claims."""
         claim = msgspec.json.decode(data, type=Claim)
-        newest = self.world.vault.newest(run)
-        require(claim.parent == (newest.name if newest else None), f"attempt {attempt} goes back to {claim.parent}")
+        newest = self._newest(run)
+        require(claim.parent == newest, f"attempt {attempt} goes back to {claim.parent} from {newest}")
         require(attempt > self.world.vault.claims.get(run, 0), f"attempt {attempt} claims after a newer one")
+
+    def _newest(self, run: str) -> str | None:
+        found = self.world.vault.newest(run)
+        return found.name if found is not None else None
 
     def agent_decided(
         self, agent: SimAgent, given: inputs.Input, before: State, wanted: Sequence[effects.Effect]
@@ -140,8 +146,8 @@ class Facts:
         if isinstance(given, inputs.CommandArrived):
             self._command_once(agent, given, state is not before or bool(wanted))
         elif isinstance(given, inputs.Restored) and state is not before:
-            newest = self.world.vault.newest(agent.machine.run)
-            require(given.manifest == (newest.name if newest else None), f"{agent.id} restores {given.manifest}")
+            newest = self._newest(agent.machine.run)
+            require(given.manifest == newest, f"{agent.id} restores {given.manifest}, not {newest}")
         elif isinstance(given, inputs.Stored):
             self._lease(agent, given.at + agent.machine.boot.timing.lease)
         self.spool_is_whole(agent)
@@ -177,15 +183,16 @@ class Facts:
     def training_began(self, trainer: SimTrainer) -> None:
         machine = trainer.machine
         others = self.training.setdefault(machine.run, [])
-        require(not others, f"attempts {[o.machine.attempt for o in others]} and {machine.attempt} train at once")
+        name = f"attempt {machine.attempt}"
+        require(not others, f"{name} and attempts {[o.machine.attempt for o in others]} train at once")
         others.append(trainer)
         attempt = self.world.attempt(machine.run, machine.attempt)
-        require(attempt is not None and attempt.permitted, f"attempt {machine.attempt} trains without permission")
+        require(attempt is not None and attempt.permitted, f"{name} trains without permission")
         holder = self.world.vault.claims.get(machine.run)
-        require(holder == machine.attempt, f"attempt {machine.attempt} trains, {holder} holds the lineage")
+        require(holder == machine.attempt, f"{name} trains, {holder} holds the lineage")
         newest = self.world.vault.newest(machine.run)
         if machine.plan.resumes and newest is not None:
-            require(trainer.start_step == newest.step, f"attempt {machine.attempt} does not go on from {newest.step}")
+            require(trainer.start_step == newest.step, f"{name} does not go on from {newest.step}")
 
     def training_ended(self, trainer: SimTrainer) -> None:
         self.training[trainer.machine.run].remove(trainer)
@@ -196,7 +203,7 @@ class Facts:
     def launch_called(self, order: LaunchOrder) -> None:
         """On record before the call, and marked as ours by the call."""
         require(self._on_record(order) is not None, f"{order.machine} is launched and not on record")
-        require(order.tags.get("runctl:installation") == INSTALLATION, "a machine without our tag is launched")
+        require(order.tags.get(TAG) == INSTALLATION, "a machine without our tag is launched")
 
     def _on_record(self, order: LaunchOrder) -> MachineState | None:
         for record in self.world.disk.tables.records.values():
@@ -209,17 +216,20 @@ class Facts:
         twins = [m for m in self.world.cloud.machines.values() if m.order.machine == machine.order.machine]
         require(twins == [machine], f"{machine.order.machine} was launched twice")
         state = self._on_record(machine.order)
-        require(state is not MachineState.TERMINATED, f"{machine.order.machine} begins after its end was recorded")
+        ended = state is MachineState.TERMINATED
+        require(not ended, f"{machine.order.machine} begins after its end was recorded")
         self.leases[machine.boot.agent] = machine.monotonic + machine.boot.timing.lease + 60.0
 
     def terminate_called(self, order: LaunchOrder) -> None:
-        require(order.tags.get("runctl:installation") == INSTALLATION, "a machine that is not ours is ended")
+        require(order.tags.get(TAG) == INSTALLATION, "a machine that is not ours is ended")
 
     def host_ended(self, machine: SimMachine) -> None:
         """The host had to do what the agent should have done before: end, saving first."""
-        agent = machine.agent
-        late = agent is not None and agent.alive and self.world.line.now - agent.started_at > machine.boot.spec.grace + 60
-        require(not (late and machine.trainer and machine.trainer.alive), f"{machine.boot.agent} ignores its hard end")
+        agent, trainer = machine.agent, machine.trainer
+        if agent is None or not agent.alive or trainer is None or not trainer.alive:
+            return
+        since = self.world.line.now - agent.started_at
+        require(since < machine.boot.spec.grace + 60.0, f"{agent.id} ignores its hard end")
 
     def _lease(self, agent: SimAgent, until: float) -> None:
         self.leases[agent.id] = max(self.leases[agent.id], until)
@@ -237,4 +247,5 @@ class Facts:
         attempt = self.world.attempt(agent.machine.run, agent.machine.attempt)
         if attempt is None or not attempt.open or attempt.stop_sent:
             return
-        require(not self._untroubled_for(agent.machine.boot.timing.lease), f"the lease of {agent.id} was not renewed")
+        excused = not self._untroubled_for(agent.machine.boot.timing.lease)
+        require(excused, f"the lease of {agent.id} was not renewed")

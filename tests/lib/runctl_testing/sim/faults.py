@@ -163,4 +163,6 @@ class Faults:
         found = self._cut_off()
         if found is not None:
             run, attempt = found
-            self.world.vault.put(f"{run}/{manifest_name(attempt, 900, 59, 'ck-' + self.world.fresh('z').replace('-', ''))}", b"{}")
+            number = self.world.vault.fresh()
+            name = manifest_name(attempt, 900 + number, 59, f"ck-zombie{number}")
+            self.world.vault.put(f"{run}/{name}", b"{}")

@@ -1,6 +1,6 @@
-"""Ways to break the product, one at a time. The simulation must notice each: that is how we know that it sees.
+"""Ways to break the product, one at a time. The simulation must notice each: so we know that it sees.
 
-Each is a name, a function that breaks the real code while its `Patch` is open, and the bias of the worlds in which
+Each is a function that breaks the real code while a MonkeyPatch is open, and the bias of the worlds in which
 it shows soonest.
 """
 

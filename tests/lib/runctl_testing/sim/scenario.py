@@ -23,9 +23,9 @@ HORIZON = 700.0
 
 
 class Plan(msgspec.Struct, kw_only=True):
-    """One run. `length`: steps, one a second. `every`: seconds between checkpoints. `answer`: what the training
-    does when it is asked to save. `crashes`: how often it fails by itself before it works; `resumes`: whether
-    it goes on from what it is given."""
+    """One run. `length`: steps, one a second. `every`: seconds between checkpoints. `answer`: what the
+    training does when it is asked to save. `crashes`: how often it fails by itself before it works;
+    `resumes`: whether it goes on from what it is given."""
 
     spec: RunSpec
     length: int

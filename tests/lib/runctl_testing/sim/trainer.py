@@ -1,4 +1,4 @@
-"""A training as a process on a machine: makes steps and checkpoints; what becomes of it outlives the agent."""
+"""A training, a process on a machine: makes steps and checkpoints; what becomes of it outlives the agent."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from runctl_controller.core.tables import RunState
@@ -9,7 +10,7 @@ from runctl_shared.errors import RefusedByGuard, RunctlError
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.requests import CancelRun, InterruptRun, ResumeRun, StopRun, SubmitRun
 from runctl_testing.sim.facts import require
-from runctl_testing.sim.scenario import Plan
+from runctl_testing.sim.scenario import Act, Plan
 
 if TYPE_CHECKING:
     from runctl_testing.sim.world import World
@@ -25,7 +26,7 @@ class SimUser:
         self.run = plan.spec.run
         self.wish: Literal["train", "pause", "cancel"] = "train"
         self.resumed = 0
-        self._acts = {
+        self._acts: dict[Act, Callable[[], object]] = {
             "stop": self.stop,
             "stop_resume": self._stop_resume,
             "cancel": lambda: self.cancel(False),
@@ -35,7 +36,13 @@ class SimUser:
         line = self.line
         line.after(0.0, self.submit)
         for when, act in plan.acts:
-            line.after(when, self._acts[act])
+            line.after(when, self._do(act))
+
+    def _do(self, act: Act) -> Callable[[], None]:
+        def run() -> None:
+            self._acts[act]()
+
+        return run
 
     def submit(self) -> None:
         if not self._ask(SubmitRun(spec=self.plan.spec)):
@@ -92,5 +99,3 @@ class SimUser:
         if self.wish == "train" and stopped and self.resumed < 8:
             self.resumed += 1
             self._ask(ResumeRun(run=self.run))
-
-

@@ -16,6 +16,7 @@ class Vault(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.down = False
+        self._fresh = 0
         self.chains: dict[str, list[NameParts]] = {}
         self.claims: dict[str, int] = {}
         self.on_claim: Callable[[str, int, bytes], None] = lambda run, attempt, data: None
@@ -29,6 +30,10 @@ class Vault(MemoryStore):
         elif claim is not None:
             self.on_claim(run, claim, data)
             self.claims[run] = claim
+
+    def fresh(self) -> int:
+        self._fresh += 1
+        return self._fresh
 
     def newest(self, run: str) -> NameParts | None:
         chain = self.chains.get(run)

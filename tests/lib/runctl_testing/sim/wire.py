@@ -156,5 +156,3 @@ class Wire:
             agent.link(up)
         if up:
             self._drain()
-
-

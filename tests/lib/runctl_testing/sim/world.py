@@ -173,9 +173,10 @@ class World:
     def _open_ends(self) -> str:
         tables = self.disk.tables
         runs = {run: (r.run.state.value, r.run.why) for run, r in tables.records.items()}
-        attempts = [(a.number, a.state.value, a.permitted) for r in tables.records.values() for a in r.attempts if a.open]
-        machines = [(m.id, m.state.value) for r in tables.records.values() for m in r.machines]
-        return f"runs {runs}, open attempts {attempts}, machines {machines}, outbox {list(tables.outbox.values())}"
+        records = tables.records.values()
+        attempts = [(a.agent, a.state.value, a.permitted) for r in records for a in r.attempts if a.open]
+        machines = [(m.id, m.state.value) for r in records for m in r.machines]
+        return f"{runs}, open {attempts}, machines {machines}, outbox {list(tables.outbox.values())}"
 
     def _idle(self) -> None:
         """Everything is over: nothing may keep the controller busy."""

@@ -1,0 +1,103 @@
+"""The training's output on stdout, our own lines on stderr, and one line of status at the bottom of a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import BinaryIO, TextIO
+
+from runctl_controller.cli.output import clean
+from runctl_controller.cli.terminal import Sanitizer
+
+_ERASE = "\r\x1b[K"
+
+
+class Screen:
+    """`out` gets bytes as they are, unless it is a terminal; `err` gets lines that begin with ``runctl:``."""
+
+    def __init__(
+        self, out: BinaryIO, err: TextIO, *, out_is_terminal: bool, err_is_terminal: bool, width: int = 80
+    ) -> None:
+        self._out, self._err = out, err
+        self._sanitizer = Sanitizer() if out_is_terminal else None
+        self._shared = out_is_terminal and err_is_terminal
+        self._live = err_is_terminal
+        self._width = width
+        self._line_begun = False
+        self._status = ""
+        self._shown = False
+
+    def output(self, data: bytes) -> None:
+        if self._sanitizer is not None:
+            data = self._sanitizer.feed(data)
+        if not data:
+            return
+        self._hide()
+        self._out.write(data)
+        self._out.flush()
+        self._line_begun = not data.endswith(b"\n")
+        self._show()
+
+    def say(self, text: str) -> None:
+        """A line of ours."""
+        self._hide()
+        self._end_line()
+        self._err.write(f"runctl: {clean(text)}\n")
+        self._err.flush()
+        self._show()
+
+    def status(self, text: str) -> None:
+        """What the status line says from now on; nothing where nobody looks."""
+        if text != self._status:
+            self._hide()
+            self._status = text
+            self._show()
+
+    def ask(self, question: str) -> str:
+        """The answer from the keyboard, '' at its end. Ctrl-C goes through."""
+        self._hide()
+        self._end_line()
+        self._err.write(f"runctl: {question} ")
+        self._err.flush()
+        try:
+            return sys.stdin.readline()
+        except KeyboardInterrupt:
+            self._err.write("\n")
+            raise
+
+    def close(self) -> None:
+        self.status("")
+        self._end_line()
+
+    def _end_line(self) -> None:
+        """On a terminal that shows both, ours begins on a line of its own."""
+        if self._shared and self._line_begun:
+            self._err.write("\n")
+            self._err.flush()
+            self._line_begun = False
+
+    def _hide(self) -> None:
+        if self._shown:
+            self._err.write(_ERASE)
+            self._err.flush()
+            self._shown = False
+
+    def _show(self) -> None:
+        # Not into a line that the training has begun: its own progress bar is there.
+        if self._live and self._status and not self._shown and not (self._shared and self._line_begun):
+            self._err.write(clean(self._status)[: max(10, self._width - 1)])
+            self._err.flush()
+            self._shown = True
+
+
+def standard(to_stderr: bool = False) -> Screen:
+    """The screen of this process. `to_stderr`: stdout is for something else."""
+    out: BinaryIO = (sys.stderr if to_stderr else sys.stdout).buffer
+    err_is_terminal = sys.stderr.isatty()
+    return Screen(
+        out,
+        sys.stderr,
+        out_is_terminal=(sys.stderr if to_stderr else sys.stdout).isatty(),
+        err_is_terminal=err_is_terminal,
+        width=os.get_terminal_size(2).columns if err_is_terminal else 80,
+    )
