@@ -80,6 +80,16 @@ BY_CODE: dict[str, type[RunctlError]] = {
 }
 
 
+def wire_code(error: RunctlError) -> str:
+    """The code under which `error` travels: its own if that means the same to the receiver (who knows only
+    BY_CODE), else the one with the same exit code."""
+    own = BY_CODE.get(error.code)
+    if own is not None and own.exit_code == error.exit_code:
+        return error.code
+    same = (kind.code for kind in BY_CODE.values() if kind.exit_code == error.exit_code)
+    return next(same, RunctlError.code)
+
+
 def from_code(code: str, what: str, mend: str) -> RunctlError:
     """The error that travelled over the wire as (`code`, `what`, `mend`)."""
     return BY_CODE.get(code, RunctlError)(what, mend)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 
 _ID = re.compile(r"[a-z]{1,8}-[0-9a-z]{4,32}(-[0-9]{1,6})?")
+_RUN = re.compile(r"run-[0-9a-z]{4,32}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 
 def is_id(text: str) -> bool:
     """Whether `text` has the form of an id (and is therefore safe as a file name or routing key)."""
     return _ID.fullmatch(text) is not None
+
+
+def is_run_id(text: str) -> bool:
+    """Whether `text` may be the id of a run. Only one prefix, and no number at the end: the ids of its agents
+    are made from the rest, and those of two runs must never meet (see agent_id)."""
+    return _RUN.fullmatch(text) is not None
 
 
 def is_name(text: str) -> bool:

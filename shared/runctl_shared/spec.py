@@ -7,7 +7,8 @@ import shlex
 import msgspec
 
 from runctl_shared.errors import UsageError
-from runctl_shared.ids import is_id, is_name
+from runctl_shared.ids import is_name, is_run_id
+from runctl_shared.units import LONGEST
 
 _SIGNAL_NAMES = "HUP INT QUIT ABRT USR1 USR2 PIPE ALRM TERM CONT TSTP TTIN TTOU WINCH XCPU"
 SIGNALS = frozenset("SIG" + name for name in _SIGNAL_NAMES.split())
@@ -83,7 +84,7 @@ def check_spec(spec: RunSpec) -> list[UsageError]:
         if not good:
             found.append(UsageError(what, mend))
 
-    need(is_id(spec.run), f"{spec.run!r} is not a run id.", "Leave it out: one is made for you.")
+    need(is_run_id(spec.run), f"{spec.run!r} is not a run id.", "Leave it out: one is made for you.")
     for label, value in (("run", spec.name), ("project", spec.project)):
         need(
             is_name(value),
@@ -93,11 +94,20 @@ def check_spec(spec: RunSpec) -> list[UsageError]:
     need(bool(spec.command) and all(spec.command[:1]), "There is no command to run.", "Put it after --.")
     need("\0" not in "".join(spec.command), "The command holds a NUL byte.", "Remove it.")
     need(
+        spec.workdir.startswith("/") and "\0" not in spec.workdir,
+        f"The working folder {spec.workdir!r} is not an absolute path.",
+        "Give it from the root on: it is the machine that goes there.",
+    )
+    need(
         spec.signal in SIGNALS,
         f"{spec.signal!r} is not a signal that a training can catch.",
         "Use SIGTERM, SIGUSR1, SIGINT or another name from `kill -l`.",
     )
-    need(spec.grace >= 0, "The grace period is negative.", "Use a duration such as 90s.")
+    need(
+        0 <= spec.grace <= LONGEST,
+        "The grace period is negative or without end.",
+        "Use a duration such as 90s.",
+    )
     need(spec.max_restarts >= 0, "The number of restarts is negative.", "Use 0 for none.")
     need(
         spec.max_seconds is None or spec.max_seconds > 0,

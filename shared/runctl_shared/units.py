@@ -7,7 +7,9 @@ import re
 
 from runctl_shared.errors import UsageError
 
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+LONGEST = 1e9
+"""Seconds, some thirty years: the longest duration that a message may hold."""
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -17,12 +19,15 @@ def parse_duration(text: str) -> float:
     Raises UsageError for anything else.
     """
     text = text.strip()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    parts = _PART.findall(text)
-    if not parts or "".join(n + unit for n, unit in parts) != text:
-        raise UsageError(f"{text!r} is not a duration.", "Write it like 90s, 2m or 1h30m.")
-    return math.fsum(float(n) * _SECONDS[unit] for n, unit in parts)
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        seconds = float(text)
+    else:
+        parts = _PART.findall(text)
+        whole = bool(parts) and "".join(n + unit for n, unit in parts) == text
+        seconds = math.fsum(float(n) * _SECONDS[unit] for n, unit in parts) if whole else math.nan
+    if not seconds <= LONGEST:
+        raise UsageError(f"{text[:100]!r} is not a duration.", "Write it like 90s, 2m or 1h30m.")
+    return seconds
 
 
 def format_duration(seconds: float) -> str:
@@ -43,8 +48,8 @@ def format_duration(seconds: float) -> str:
 
 def format_bytes(count: float) -> str:
     """``812 B``, ``1.4 MB``, ``3.0 GB``: decimal units, as disks and networks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
+    for unit, last in (("B", 999.5), ("kB", 999.95), ("MB", 999.95), ("GB", 999.95)):
+        if abs(count) < last:  # and not 1000: it is rounded when it is shown
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"

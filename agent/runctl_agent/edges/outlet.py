@@ -15,7 +15,8 @@ WINDOW = 200
 PATIENCE = 20.0
 """Seconds without any acknowledgement after which everything unacknowledged is sent again."""
 RETRY = 2.0
-"""Seconds to wait after the bus has failed to confirm."""
+"""Seconds to wait after the bus has failed to confirm; and between two times that the same is sent again,
+for each event of a full window may be answered by a request to do so."""
 
 
 class Outlet:
@@ -24,16 +25,18 @@ class Outlet:
     def __init__(self, bus: Bus, spool: Spool, agent: str, failed: Callable[[int], None]) -> None:
         self._bus, self._spool, self._agent = bus, spool, agent
         self._failed = failed
-        self._sent = 0
-        self._acked = 0
+        # After a restart of the agent, the events before the first that is left have been acknowledged.
+        first = spool.pending(limit=1)
+        self._acked = self._sent = first[0].sequence - 1 if first else spool.last_sequence
         self._moved = 0.0
         self._not_before = 0.0
+        self._again_from = 0.0
 
     def pump(self, now: float) -> None:
         """Send what is due (`now`: monotonic seconds)."""
         if now < self._not_before:
             return
-        if self._sent > self._acked and now - self._moved > PATIENCE and not self._spool.empty:
+        if self._sent > self._acked and now >= self._moved + PATIENCE and not self._spool.empty:
             self._sent, self._moved = self._acked, now
         room = WINDOW - (self._sent - self._acked)
         for event in self._spool.pending(self._sent, max(0, room)):
@@ -56,9 +59,12 @@ class Outlet:
         return done
 
     def again(self, after: int, now: float, wait: float = 0.0) -> None:
-        """Send everything after `after` once more, in `wait` seconds."""
-        self._sent = min(self._sent, max(after, self._acked))
-        self._not_before = max(self._not_before, now + wait)
+        """Send everything after `after` once more, in `wait` seconds; never again and again at once."""
+        if max(after, self._acked) >= self._sent:
+            return
+        self._sent = max(after, self._acked)
+        self._not_before = max(self._not_before, now + wait, self._again_from)
+        self._again_from = self._not_before + RETRY if wait or now < self._again_from else now + RETRY
 
     def forget(self, through: int, now: float) -> None:
         """The controller has committed these: only now may they be deleted."""

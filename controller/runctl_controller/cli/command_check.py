@@ -24,7 +24,9 @@ def check_command(command: Sequence[str], path: str, folder: str) -> Iterator[Us
     if "/" in program:
         yield from _check_program(os.path.join(folder, program), program)
     elif shutil.which(program, path=path) is None:
-        yield UsageError(f"There is no program {program!r} on the PATH.", "Install it, or give its full path.")
+        yield UsageError(
+            f"There is no program {program!r} on the PATH.", "Install it, or give its full path."
+        )
     script = script_of(command)
     if script is not None and script != program and CHECKPOINT_DIR_WORD not in script:
         yield from _check_readable(os.path.join(folder, script), script, folder)

@@ -19,7 +19,7 @@ def guarded(command: click.Command, argv: list[str]) -> int:
     except click.Abort:
         return 130
     except click.ClickException as error:
-        return _say(as_json, "usage", error.format_message(), "", 2)
+        return _say(as_json, "usage", _sentence(error.format_message()), _more(error), 2)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -29,6 +29,16 @@ def guarded(command: click.Command, argv: list[str]) -> int:
     except Exception as error:
         return _failed(as_json, error)
     return result if isinstance(result, int) else 0
+
+
+def _sentence(text: str) -> str:
+    """Click's own messages, as a sentence each."""
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+def _more(error: click.ClickException) -> str:
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    return "" if ctx is None else f"`{ctx.command_path} --help` lists what there is."
 
 
 def _failed(as_json: bool, error: Exception) -> int:
@@ -43,11 +53,14 @@ def _failed(as_json: bool, error: Exception) -> int:
 
 
 def _say(as_json: bool, code: str, what: str, mend: str, exit_code: int) -> int:
+    from runctl_controller.cli.output import clean
+
     if as_json:
         import json
 
         text = json.dumps({"error": {"code": code, "what": what, "mend": mend}})
     else:
-        text = f"runctl: {what}" + (f"\n        {mend}" if mend else "")
+        lines = [*what.split("\n"), *([f"        {mend}"] if mend else [])]
+        text = "runctl: " + "\n".join(clean(line) for line in lines)
     print(text, file=sys.stderr)
     return exit_code

@@ -34,9 +34,13 @@ _RUN = (
     click.option("--name", help="Name of the run. Default: the script's, and four random characters."),
     click.option("--project", help="Project that it belongs to."),
     click.option(
-        "--checkpoints", metavar="DIR|URL", help="Where its checkpoints are kept. Default: in the state folder."
+        "--checkpoints",
+        metavar="DIR|URL",
+        help="Where its checkpoints are kept. Default: in the state folder.",
     ),
-    click.option("--env", "-e", multiple=True, metavar="K=V", help="Environment of the training; repeatable."),
+    click.option(
+        "--env", "-e", multiple=True, metavar="K=V", help="Environment of the training; repeatable."
+    ),
     click.option(
         "--secret",
         "secrets",

@@ -38,6 +38,10 @@ class Screen:
         self._line_begun = not data.endswith(b"\n")
         self._show()
 
+    def mark(self, text: str) -> None:
+        """A line of ours among the output, beginning a line of its own."""
+        self.output((b"\n" if self._line_begun else b"") + clean(text).encode() + b"\n")
+
     def say(self, text: str) -> None:
         """A line of ours."""
         self._hide()

@@ -91,7 +91,9 @@ def _env(asked: Asked, wrong: list[RunctlError]) -> dict[str, str]:
     for item in asked.env:
         name, equals, value = item.partition("=")
         if not equals or not _VARIABLE.fullmatch(name):
-            wrong.append(UsageError(f"--env {item!r} is not of the form NAME=VALUE.", "Write --env NAME=VALUE."))
+            wrong.append(
+                UsageError(f"--env {item!r} is not of the form NAME=VALUE.", "Write --env NAME=VALUE.")
+            )
         elif name.startswith("RUNCTL_"):
             wrong.append(UsageError(f"--env {name}: names with RUNCTL_ are runctl's own.", "Choose another."))
         else:
@@ -129,7 +131,9 @@ def _check_secrets(asked: Asked, environ: Mapping[str, str]) -> Iterator[UsageEr
         elif name in given:
             yield UsageError(f"{name} is given both by --env and by --secret.", "Use one of them.")
         elif name not in environ:
-            yield UsageError(f"The secret {name} is not in your environment.", f"Set it first: export {name}=…")
+            yield UsageError(
+                f"The secret {name} is not in your environment.", f"Set it first: export {name}=…"
+            )
 
 
 def _check_text(spec: RunSpec) -> Iterator[UsageError]:

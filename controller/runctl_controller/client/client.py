@@ -20,7 +20,8 @@ from runctl_shared.bus.port import (
 )
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.draw import new_id
-from runctl_shared.errors import NoController, RunctlError, from_code
+from runctl_shared.errors import NoController, NotFound, RunctlError, from_code
+from runctl_shared.ids import is_id, is_name
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import Malformed, Message, decode, encode
 from runctl_shared.messages.replies import Failed
@@ -92,3 +93,10 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # no name for this user id, as in many containers
         return f"uid-{os.getuid()}"
+
+
+def checked_name(run: str) -> str:
+    """`run` if it can be the name or id of a run; raises NotFound, for there is none called otherwise."""
+    if not is_name(run) and not is_id(run):
+        raise NotFound(f"There is no run {run[:100]!r}.", "`runctl ls` shows the runs.")
+    return run

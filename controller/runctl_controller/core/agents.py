@@ -20,6 +20,7 @@ from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState
 from runctl_controller.core.turn import Turn
 from runctl_shared.messages import events
 from runctl_shared.messages.base import Body
+from runctl_shared.units import format_bytes
 
 A = AttemptState
 
@@ -52,7 +53,7 @@ def restored(turn: Turn, attempt: Attempt, body: events.CheckpointRestored) -> N
         turn.tell("damaged", f"a checkpoint is damaged and was passed over: {why}", attempt=attempt.number)
     turn.tell(
         "restored",
-        f"restored {_step(body.step)} ({body.size} bytes, verified)",
+        f"restored {_step(body.step)} ({format_bytes(body.size)}, verified)",
         attempt=attempt.number,
         actor="agent",
         manifest=body.manifest,
@@ -121,7 +122,7 @@ def committed(turn: Turn, attempt: Attempt, body: events.CheckpointCommitted) ->
         turn.run(fruitless=0)
     turn.tell(
         "checkpoint",
-        f"checkpoint of {_step(body.step)} is safe ({body.size} bytes, {body.trigger})",
+        f"checkpoint of {_step(body.step)} is safe ({format_bytes(body.size)}, {body.trigger})",
         attempt=attempt.number,
         actor="agent",
         manifest=body.manifest,

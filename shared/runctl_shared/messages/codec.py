@@ -15,11 +15,14 @@ import msgspec
 from runctl_shared.messages.base import PROTOCOL, Body, Envelope
 from runctl_shared.messages.commands import COMMANDS
 from runctl_shared.messages.events import EVENTS, UNNUMBERED
+from runctl_shared.messages.fitting import fit
 from runctl_shared.messages.replies import FEED, REPLIES
 from runctl_shared.messages.requests import REQUESTS
 
 MAX_MESSAGE = 1 << 20
 """Bytes; a longer message is malformed."""
+MOST_UNKNOWN = 20
+"""Unknown fields that are reported of one message: their names are counted, and a sender chooses them."""
 
 B = TypeVar("B", bound=Body)
 
@@ -33,7 +36,8 @@ class Unknown(Body, frozen=True, kw_only=True):
 
 
 class Message(msgspec.Struct, Generic[B], frozen=True):
-    """A decoded message. `unknown_fields`: names that this version does not know and passed over."""
+    """A decoded message. `unknown_fields`: names that this version does not know and passed over (the first
+    MOST_UNKNOWN of them)."""
 
     envelope: Envelope
     body: B
@@ -49,9 +53,13 @@ _FIELDS = {kind: frozenset(body.__struct_fields__) for kind, body in KINDS.items
 
 
 def encode(body: Body, **envelope: Any) -> bytes:
-    """Bytes of `body` in an envelope of these fields (see Envelope; `kind` is the body's class)."""
+    """Bytes of `body` in an envelope of these fields (see Envelope; `kind` is the body's class).
+
+    What `body` says is made to fit the limits of its fields (see fitting.fit): `decode` takes whatever this
+    returns, unless it is longer than MAX_MESSAGE.
+    """
     head: dict[str, Any] = msgspec.to_builtins(Envelope(kind=type(body).__name__, **envelope))
-    head["body"] = msgspec.to_builtins(body, builtin_types=(bytes,))
+    head["body"] = msgspec.to_builtins(fit(body), builtin_types=(bytes,))
     return msgpack.packb(head)  # type: ignore[no-any-return]  # msgpack is untyped
 
 
@@ -67,8 +75,8 @@ def decode(data: bytes) -> Message[Any]:
         return Message(envelope, Unknown())
     if not isinstance(fields, dict):
         raise Malformed("the body is not a map")
-    extra = tuple(sorted(str(key)[:100] for key in fields.keys() - _FIELDS[envelope.kind]))
-    return Message(envelope, _convert(fields, kind), extra)
+    extra = sorted(str(key)[:100] for key in fields.keys() - _FIELDS[envelope.kind])
+    return Message(envelope, _convert(fields, kind), tuple(extra[:MOST_UNKNOWN]))
 
 
 def _unpack(data: bytes) -> dict[str, Any]:

@@ -6,14 +6,15 @@ from typing import Annotated
 
 from msgspec import Meta
 
-Seconds = Annotated[float, Meta(ge=0, le=1e9, description="a duration in seconds")]
+from runctl_shared.units import LONGEST
+
+Seconds = Annotated[float, Meta(ge=0, le=LONGEST, description="a duration in seconds")]
 Moment = Annotated[
     float, Meta(ge=0, le=1e12, description="UTC, seconds since 1970; for show, never compared")
 ]
 Count = Annotated[int, Meta(ge=0, le=2**53, description="a whole number, not negative")]
 Bytes = Annotated[int, Meta(ge=0, le=2**60, description="a size in bytes")]
 Step = Annotated[int, Meta(ge=0, le=999_999_999_998, description="a training step, counted by the training")]
-Id = Annotated[str, Meta(pattern=r"^[a-z]{1,8}-[0-9a-z]{4,32}(-[0-9]{1,6})?$", description="an id")]
 Attempt = Annotated[int, Meta(ge=0, le=99_999, description="the attempt's number, from 1; 0: none")]
 Word = Annotated[str, Meta(max_length=200, description="a short text on one line")]
 Sentence = Annotated[str, Meta(max_length=2000, description="a sentence for people")]

@@ -1,0 +1,131 @@
+"""``runctl ls``, ``show``, ``checkpoints``: looking at runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from runctl_controller.cli.options import json_option
+
+if TYPE_CHECKING:
+    from runctl_shared.messages.replies import CheckpointList, RunList
+
+
+@click.command()
+@click.option("--open", "only_open", is_flag=True, help="Only runs that have not ended.")
+@click.option("--limit", default=50, type=click.IntRange(1, 1000), help="How many, newest first.  [50]")
+@json_option
+def ls(only_open: bool, limit: int, as_json: bool) -> int:
+    """List runs, newest first."""
+    from runctl_controller.cli.output import emit
+    from runctl_controller.client.embedded import reach
+    from runctl_controller.settings.load import load
+    from runctl_shared.clock import SystemClock
+    from runctl_shared.messages.replies import RunList
+    from runctl_shared.messages.requests import ListRuns
+
+    with reach(load()) as client:
+        found = client.ask(ListRuns(all=not only_open, limit=limit), RunList)
+    emit(found, as_json, lambda: _print_runs(found, limit, SystemClock().now()))
+    return 0
+
+
+def _print_runs(found: RunList, limit: int, now: float) -> None:
+    from runctl_controller.cli.output import table
+    from runctl_controller.cli.phases import at_risk
+    from runctl_shared.units import format_duration
+
+    if not found.runs:
+        click.echo("There are no runs. Start one: runctl run -- python train.py")
+        return
+    projects = len({run.project for run in found.runs}) > 1
+    headings = ["NAME", "STATE", "ATT", "STEP", "LOSS", "SAVED", "AT RISK", "COST", "AGE"]
+    rows = [
+        [
+            run.name,
+            run.state + (" (unheard)" if run.unheard else ""),
+            str(run.attempt),
+            "-" if run.step is None else str(run.step),
+            "-" if run.loss is None else f"{run.loss:.4g}",
+            "-" if run.saved_step is None else str(run.saved_step),
+            at_risk(run) or "-",
+            f"${run.dollars:.2f}",
+            format_duration(max(0.0, now - run.created_at)),
+            *([run.project] if projects else []),
+        ]
+        for run in found.runs
+    ]
+    table([*headings, *(["PROJECT"] if projects else [])], rows, right=(2, 3, 4, 5, 7, 8))
+    if len(found.runs) == limit:
+        click.echo(f"runctl: the newest {limit}; --limit shows more", err=True)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--story", default=25, type=click.IntRange(0, 5000), help="How much of its story.  [25]")
+@json_option
+def show(run: str, story: int, as_json: bool) -> int:
+    """Show a run: attempts, machines, money, story."""
+    from runctl_controller.cli.output import emit
+    from runctl_controller.client.client import checked_name
+    from runctl_controller.client.embedded import reach
+    from runctl_controller.settings.load import load
+    from runctl_shared.clock import SystemClock
+    from runctl_shared.messages.replies import RunDetail
+    from runctl_shared.messages.requests import ShowRun
+
+    with reach(load()) as client:
+        found = client.ask(ShowRun(run=checked_name(run), story=story), RunDetail)
+
+    def print_it() -> None:
+        from runctl_controller.cli.show import print_run
+
+        print_run(found, SystemClock().now())
+
+    emit(found, as_json, print_it)
+    return 0
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@json_option
+def checkpoints(run: str, as_json: bool) -> int:
+    """List the committed checkpoints of a run, newest first."""
+    from runctl_controller.cli.output import emit
+    from runctl_controller.client.client import checked_name
+    from runctl_controller.client.embedded import reach
+    from runctl_controller.settings.load import load
+    from runctl_shared.clock import SystemClock
+    from runctl_shared.messages.replies import CheckpointList
+    from runctl_shared.messages.requests import ListCheckpoints
+
+    with reach(load()) as client:
+        found = client.ask(ListCheckpoints(run=checked_name(run)), CheckpointList, 60.0)
+    emit(found, as_json, lambda: _print_checkpoints(found, SystemClock().now()))
+    return 0
+
+
+def _print_checkpoints(found: CheckpointList, now: float) -> None:
+    from runctl_controller.cli.output import table
+    from runctl_shared.units import format_bytes, format_duration
+
+    if not found.checkpoints:
+        click.echo(f"There is no committed checkpoint in {found.store}.")
+        return
+    rows = [
+        [
+            "-" if c.step is None else str(c.step),
+            str(c.attempt),
+            format_bytes(c.size),
+            str(c.files),
+            c.format,
+            c.trigger,
+            format_duration(max(0.0, now - c.committed_at)),
+            "yes" if c.eligible else "no, cut off",
+            c.where,
+        ]
+        for c in found.checkpoints
+    ]
+    headings = ["STEP", "ATT", "SIZE", "FILES", "FORMAT", "SAVED", "AGE", "RESTORABLE", "WHERE"]
+    table(headings, rows, right=(0, 1, 2, 3, 6))
