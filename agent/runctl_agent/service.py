@@ -65,7 +65,8 @@ class Service:
             self._watcher.forget,
             self._feed.tracker.step_before,
         )
-        self._tail = OutputTail(place.output, [LogShipper(clock, self._keeper.write_log), self._feed, self])
+        self._shipper = LogShipper(clock, self._keeper.write_log)
+        self._tail = OutputTail(place.output, [self._shipper, self._feed, self])
         self._tailing = False
         self._first_step = False
         self._draining = False
@@ -205,6 +206,7 @@ class Service:
             self._take(inputs.StepSeen(at=now, step=step))
         body = heartbeat(self._engine.state, self._feed, self._metrics, self._training.pid, sequence, now)
         self._publish(Stream.HEARTBEATS, body)
+        self._shipper.pause()
 
     def _publish(self, stream: Stream, body: Body) -> None:
         """Beside the numbered events: whether it arrives matters to nobody."""

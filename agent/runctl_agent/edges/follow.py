@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
+log = logging.getLogger("runctl.follow")
 PIECE = 48 * 1024
 BACKLOG = 4 << 20
 """Bytes; a follower that is further behind skips ahead: the whole output is in the checkpoint store."""
@@ -35,14 +37,17 @@ class Follower:
             self._cursor = size - BACKLOG // 4
         if size <= self._cursor:
             return
-        with self._path.open("rb") as file:
-            file.seek(self._cursor)
-            while self._cursor < size and (data := file.read(PIECE)):
-                self._send(self._cursor, data)
-                self._cursor += len(data)
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._cursor)
+                while self._cursor < size and (data := file.read(PIECE)):
+                    self._send(self._cursor, data)
+                    self._cursor += len(data)
+        except OSError as error:
+            log.warning("follow.unreadable %s", error)
 
     def _size(self) -> int:
         try:
             return self._path.stat().st_size
-        except FileNotFoundError:
+        except OSError:
             return 0

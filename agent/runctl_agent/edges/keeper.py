@@ -11,22 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runctl_agent.core import inputs
+from runctl_agent.edges.logship import StoredOutput
 from runctl_agent.edges.place import Place
 from runctl_agent.watcher.model import Candidate
+from runctl_shared.checkpoints.manifest import ManifestDamaged
 from runctl_shared.checkpoints.objects import AlreadyExists, ObjectStoreError
 from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
-from runctl_shared.checkpoints.restore import NothingIntact
 from runctl_shared.checkpoints.upload import ChangedDuringUpload, Draft, LocalFile
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
 from runctl_shared.errors import RunctlError
 from runctl_shared.messages.events import AttemptEnded
+from runctl_shared.messages.fitting import fit
 from runctl_shared.spec import Boot
 
 log = logging.getLogger("runctl.keeper")
 FIRST_WAIT, LONGEST_WAIT = 1.0, 20.0
 TRIES = 5
-"""How often a claim or a restore is tried before the attempt gives up: a passing outage is ordinary."""
+"""How often a claim, a restore or the last word is tried before giving up: a passing outage is ordinary."""
+MOST_DAMAGED = 50
+"""Damaged checkpoints that are reported one by one: all must fit into one message."""
 
 
 class Keeper:
@@ -50,7 +54,9 @@ class Keeper:
         self._lock = threading.Lock()
         self._waiting: list[Candidate] = []
         self._sequence: int | None = None
-        self._newest = 0.0
+        self._newest = float("-inf")
+        self._output = StoredOutput(repository.logs, boot.attempt, place.output)
+        self._output_size = 0
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -78,8 +84,10 @@ class Keeper:
     def write_end(self, record: AttemptEnded) -> None:
         self._jobs.put(lambda: self._write_end(record))
 
-    def write_log(self, segment: int, data: bytes) -> None:
-        self._jobs.put(lambda: self._write_log(segment, data))
+    def write_log(self, size: int) -> None:
+        """Have the first `size` bytes of the output stored."""
+        self._output_size = size
+        self._jobs.put(self._write_log)
 
     def close(self, timeout: float) -> None:
         self._closing.set()
@@ -95,8 +103,9 @@ class Keeper:
             except Exception:  # one failed job must not end the keeping of all the others
                 log.exception("keeper.failed")
 
-    def _patiently(self, act: Callable[[], None], gave_up: Callable[[str], inputs.Input]) -> None:
-        """Do it, again after failures of the store; then say so."""
+    def _patiently(self, act: Callable[[], None], gave_up: Callable[[str], None]) -> None:
+        """Do it, again after failures of the store; in the end say why not. Somebody waits for one of the two:
+        so also after a mistake of ours."""
         wait = FIRST_WAIT
         for attempt in range(1, TRIES + 1):
             try:
@@ -104,16 +113,24 @@ class Keeper:
             except ObjectStoreError as error:
                 log.warning("store.failed try=%d: %s", attempt, error)
                 if attempt == TRIES or self._closing.wait(wait):
-                    self._tell(gave_up(str(error)))
+                    gave_up(str(error))
                     return
                 wait = min(LONGEST_WAIT, wait * 2)
+            except (RunctlError, OSError) as error:
+                gave_up(str(error))
+                return
+            except Exception as error:
+                log.exception("keeper.failed")
+                gave_up(f"the agent failed: {type(error).__name__}")
+                return
             else:
                 return
 
     def _claim(self) -> None:
         def act() -> None:
-            eligible = self._repository.eligible()
-            parent = eligible[0].name if eligible else None
+            # What a newer attempt has committed is no parent of ours: then the claim is refused.
+            older = (p.name for p in self._repository.eligible() if p.attempt < self._boot.attempt)
+            parent = next(older, None)
             try:
                 claim = self._repository.claim(
                     self._boot.attempt, self._boot.agent, parent, self._clock.now()
@@ -123,10 +140,10 @@ class Keeper:
             else:
                 self._tell(inputs.Claimed(at=self._now, parent=claim.parent))
 
-        try:
-            self._patiently(act, lambda why: inputs.ClaimFailed(at=self._now, superseded=False, detail=why))
-        except RunctlError as error:
-            self._tell(inputs.ClaimFailed(at=self._now, superseded=False, detail=str(error)))
+        def gave_up(why: str) -> None:
+            self._tell(inputs.ClaimFailed(at=self._now, superseded=False, detail=why))
+
+        self._patiently(act, gave_up)
 
     def _restore(self, ignore: Callable[[str], None]) -> None:
         def act() -> None:
@@ -145,16 +162,11 @@ class Keeper:
                     step=manifest.step,
                     size=manifest.size,
                     seconds=found.seconds,
-                    damaged=tuple(f"{name}: {why}" for name, why in found.damaged),
+                    damaged=tuple(f"{name}: {why}" for name, why in found.damaged[:MOST_DAMAGED]),
                 )
             )
 
-        try:
-            self._patiently(act, lambda why: inputs.RestoreFailed(at=self._now, detail=why))
-        except NothingIntact as error:
-            self._tell(inputs.RestoreFailed(at=self._now, detail=str(error)))
-        except (RunctlError, OSError) as error:
-            self._tell(inputs.RestoreFailed(at=self._now, detail=str(error)))
+        self._patiently(act, lambda why: self._tell(inputs.RestoreFailed(at=self._now, detail=why)))
 
     def _put_in_place(self, restored: Path, root: str) -> Path:
         """Under its own name in the checkpoint folder, where trainings that look for it themselves do so."""
@@ -174,18 +186,19 @@ class Keeper:
 
     def _commit(self, candidate: Candidate) -> bool:
         """Store one checkpoint. False when it should be tried again."""
-        if candidate.written_at < self._newest:
-            # A newer one is safe already. Stored now, this one would count as the newest.
-            self._committed(candidate.version)
-            return True
         files = [LocalFile(f.path, f.size, f.mtime_ns, f.inode) for f in candidate.files]
         began = self._clock.monotonic()
         step = candidate.step if candidate.step is not None else self._step_before(candidate.written_at)
         try:
+            sequence = self._next_sequence()
+            if candidate.written_at < self._newest:
+                # A newer one is safe already. Stored now, this one would count as the newest.
+                self._committed(candidate.version)
+                return True
             draft = Draft(
                 id=new_id("ck"),
                 attempt=self._boot.attempt,
-                sequence=self._next_sequence(),
+                sequence=sequence,
                 step=step,
                 epoch=candidate.epoch,
                 format=candidate.format,
@@ -193,6 +206,7 @@ class Keeper:
                 single_file=candidate.single_file,
                 written_at=candidate.written_at,
             )
+            self._sequence = sequence
             manifest = self._repository.commit(draft, self._place.checkpoints, files)
         except ChangedDuringUpload:
             # Ordinary: the training rotated or rewrote it. If it is still there, it comes back.
@@ -204,7 +218,7 @@ class Keeper:
             return False
         except (RunctlError, OSError, ValueError) as error:
             log.warning("checkpoint.failed root=%r: %s", candidate.root_name, error)
-            self._tell(inputs.NotStored(at=self._now, root=candidate.root_name, reason=str(error)[:2000]))
+            self._tell(inputs.NotStored(at=self._now, root=candidate.root_name, reason=str(error)))
             self._discarded(candidate.version, LONGEST_WAIT / 2)
             return False
         self._newest = candidate.written_at
@@ -226,11 +240,17 @@ class Keeper:
         return True
 
     def _next_sequence(self) -> int:
+        """The number of the next commit; and once, what an agent before us has committed."""
         if self._sequence is None:
-            own = [p.sequence for p in self._repository.manifests() if p.attempt == self._boot.attempt]
-            self._sequence = max(own, default=0)
-        self._sequence += 1
-        return self._sequence
+            own = [p for p in self._repository.manifests() if p.attempt == self._boot.attempt]
+            for parts in own[-1:]:
+                try:
+                    written = self._repository.read_manifest(parts.name).written_at
+                except ManifestDamaged:
+                    continue  # then it is no newer one that is safe
+                self._newest = max(self._newest, written)
+            self._sequence = max((p.sequence for p in own), default=0)
+        return self._sequence + 1
 
     def _flush(self, last: Callable[[], list[Candidate]], hurry: bool) -> None:
         wait = FIRST_WAIT
@@ -240,26 +260,26 @@ class Keeper:
                 self._waiting.clear()
             found.sort(key=lambda candidate: candidate.written_at, reverse=hurry)
             failed = [candidate for candidate in found if not self._commit(candidate)]
-            if not failed:
+            if not failed and not self._waiting:
                 break
             self._closing.wait(wait)
             wait = min(LONGEST_WAIT, wait * 2)
         self._tell(inputs.Flushed(at=self._now))
 
     def _write_end(self, record: AttemptEnded) -> None:
-        try:
-            self._repository.write_end(self._boot.attempt, record)
-        except (RunctlError, OSError) as error:
-            # The controller hears it by the bus as well; only when both fail is it inferred.
-            log.warning("end-record.failed %s", error)
-        else:
+        def act() -> None:
+            self._repository.write_end(self._boot.attempt, fit(record))
             self._tell(inputs.EndRecorded(at=self._now))
 
-    def _write_log(self, segment: int, data: bytes) -> None:
+        self._write_log()  # what could not be stored before
+        # The controller hears it by the bus as well; only when both fail is it inferred.
+        self._patiently(act, lambda why: log.warning("end-record.failed %s", why))
+
+    def _write_log(self) -> None:
         try:
-            self._repository.logs.append_segment(self._boot.attempt, segment, data)
+            self._output.bring_up_to(self._output_size)
         except (RunctlError, OSError) as error:
-            log.warning("log.failed segment=%d: %s", segment, error)
+            log.warning("log.failed %s", error)
 
     @property
     def _now(self) -> float:

@@ -63,8 +63,9 @@ class Outlet:
         if max(after, self._acked) >= self._sent:
             return
         self._sent = max(after, self._acked)
-        self._not_before = max(self._not_before, now + wait, self._again_from)
-        self._again_from = self._not_before + RETRY if wait or now < self._again_from else now + RETRY
+        start = max(now + wait, self._again_from)
+        self._not_before = max(self._not_before, start)
+        self._again_from = start + RETRY
 
     def forget(self, through: int, now: float) -> None:
         """The controller has committed these: only now may they be deleted."""

@@ -26,12 +26,12 @@ class MemorySpool:
         return self.disk.state
 
     def commit(self, state: bytes, reports: Sequence[Body], at: float) -> Sequence[Pending]:
-        new = []
-        for report in reports:
-            self.disk.last += 1
-            data = self._encode(report, self.disk.last, at)
-            new.append(Pending(self.disk.last, type(report).__name__, data))
+        new = [
+            Pending(number, type(report).__name__, self._encode(report, number, at))
+            for number, report in enumerate(reports, self.disk.last + 1)
+        ]
         self.disk.state = state
+        self.disk.last += len(new)
         self.disk.events.update((p.sequence, p) for p in new)
         return new
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from runctl_agent.spool.port import Pending
@@ -28,13 +29,15 @@ class SqliteSpool:
         path.touch(mode=0o600, exist_ok=True)
         os.chmod(path, 0o600)
         self._encode = encode
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.executescript(_SCHEMA)
-        row = self._db.execute("SELECT last FROM state").fetchone()
+        with _as_os_error():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.executescript(_SCHEMA)
+            row = self._db.execute("SELECT last FROM state").fetchone()
         self._last = int(row[0]) if row else 0
 
     def load(self) -> bytes | None:
-        row = self._db.execute("SELECT data FROM state").fetchone()
+        with _as_os_error():
+            row = self._db.execute("SELECT data FROM state").fetchone()
         return bytes(row[0]) if row else None
 
     def commit(self, state: bytes, reports: Sequence[Body], at: float) -> Sequence[Pending]:
@@ -44,7 +47,7 @@ class SqliteSpool:
             for number, report in enumerate(reports, first)
         ]
         last = self._last + len(new)
-        with self._db:
+        with _as_os_error(), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
                 "INSERT INTO events VALUES (?, ?, ?)", [(p.sequence, p.kind, p.data) for p in new]
@@ -54,14 +57,16 @@ class SqliteSpool:
         return new
 
     def pending(self, after: int = 0, limit: int = 500) -> Sequence[Pending]:
-        rows = self._db.execute(
-            "SELECT sequence, kind, data FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
-            (after, limit),
-        )
+        with _as_os_error():
+            rows = self._db.execute(
+                "SELECT sequence, kind, data FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
+                (after, limit),
+            ).fetchall()
         return [Pending(*row) for row in rows]
 
     def forget(self, through: int) -> None:
-        self._db.execute("DELETE FROM events WHERE sequence <= ?", (through,))
+        with _as_os_error():
+            self._db.execute("DELETE FROM events WHERE sequence <= ?", (through,))
 
     @property
     def last_sequence(self) -> int:
@@ -69,7 +74,17 @@ class SqliteSpool:
 
     @property
     def empty(self) -> bool:
-        return self._db.execute("SELECT 1 FROM events LIMIT 1").fetchone() is None
+        with _as_os_error():
+            return self._db.execute("SELECT 1 FROM events LIMIT 1").fetchone() is None
 
     def close(self) -> None:
         self._db.close()
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """What SQLite raises when the disk is full or failing is no OSError by itself."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise OSError(f"the spool cannot be used: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from enum import Enum
@@ -120,16 +121,13 @@ class Attached:
 
     def _stop(self) -> None:
         self._screen.say("save and stop; once more detaches")
-        try:
+        with contextlib.suppress(RefusedByGuard):  # it has ended meanwhile: that is told next
             self._client.ask(StopRun(run=self._name), Done)
-        except RefusedByGuard:
-            pass  # it has ended meanwhile: that is told next
 
     def _detach(self) -> int:
         self._screen.status("")
-        self._screen.say(
-            f"detached; {self._name} goes on. Look: runctl logs -f {self._name}; end: runctl stop {self._name}"
-        )
+        name = self._name
+        self._screen.say(f"detached; {name} goes on. Look: runctl logs -f {name}; end: runctl stop {name}")
         self._screen.close()
         return 0
 

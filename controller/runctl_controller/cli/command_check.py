@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import PurePath
 
 from runctl_shared.errors import UsageError
@@ -56,7 +57,7 @@ def script_of(command: Sequence[str]) -> str | None:
 def stem_of(command: Sequence[str]) -> str:
     """What to call the run: after its script or module, else after its program."""
     words = [word for word in command if word]
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in pairwise(words):
         if before == "-m":
             return word.rsplit(".", 1)[-1]
     scripts = [word for word in words if word.endswith((".py", ".sh"))]

@@ -62,7 +62,7 @@ _RUN = (
 
 
 def run_options(function: F) -> F:
-    """The options that say what to run. The function gets them as keywords; `Asked(**keywords)` takes them."""
+    """The options that say what to run. The function gets them as keywords, as `Asked` takes them."""
     for option in reversed(_RUN):
         function = option(function)
     return function

@@ -9,8 +9,8 @@ SELDOM = 60.0
 """Seconds between two lines about periodic checkpoints: the status line has the others."""
 _AS_IT_IS = frozenset(
     {
-        "attempt", "damaged", "not_resumed", "stop", "cancel", "resume", "drill", "drill_failed", "notice", "ended",
-        "unheard", "heard", "fenced", "provider", "store", "checkpoint_failed", "not_supported",
+        "attempt", "damaged", "not_resumed", "stop", "cancel", "resume", "drill", "drill_failed", "notice",
+        "ended", "unheard", "heard", "fenced", "provider", "store", "checkpoint_failed", "not_supported",
     }
 )  # fmt: skip
 

@@ -38,20 +38,20 @@ Exit code: the training's own (128 + n for signal n); 75 paused, resumable;
 def run(detach: bool, as_json: bool, **options: Any) -> int:
     """Run a training that survives its machines.
 
-    Its output goes to stdout, what happens to it to stderr. With --json both go to stderr, and stdout gets the
-    run as it is at the end.
+    Its output goes to stdout, what happens to it to stderr. With --json both go to stderr, and stdout gets
+    the run as it is at the end.
     """
     import os
 
     from runctl_controller.cli.screen import standard
     from runctl_controller.cli.spec import make_spec
-    from runctl_controller.client.client import user
+    from runctl_controller.client.client import user_name
     from runctl_controller.client.embedded import reach
     from runctl_controller.settings.load import load
     from runctl_shared.clock import SystemClock
 
     settings = load()
-    spec = make_spec(Asked(**options), settings, os.environ, user(), SystemClock().now())
+    spec = make_spec(Asked(**options), settings, os.environ, user_name(), SystemClock().now())
     screen = standard(to_stderr=as_json)
     with reach(settings) as client:
         if detach:

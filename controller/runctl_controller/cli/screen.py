@@ -1,4 +1,4 @@
-"""The training's output on stdout, our own lines on stderr, and one line of status at the bottom of a terminal."""
+"""The training's output on stdout, our own lines on stderr, and a line of status on a terminal."""
 
 from __future__ import annotations
 

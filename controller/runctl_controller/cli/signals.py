@@ -25,8 +25,8 @@ class Noted:
 
 @contextmanager
 def noted(wake: Callable[[], None]) -> Iterator[Noted]:
-    """Note SIGINT, SIGTERM and SIGHUP while the block runs, and call `wake`. One that whoever started us wants
-    ignored (nohup, a background job) stays ignored."""
+    """Note SIGINT, SIGTERM and SIGHUP while the block runs, and call `wake`. One that was ignored when we
+    started (nohup, a background job) stays ignored."""
     signals = Noted()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

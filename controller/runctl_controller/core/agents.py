@@ -32,8 +32,9 @@ def registered(turn: Turn, attempt: Attempt, body: events.Registered) -> None:
         # The agent is quicker than the provider's answer: it is evidence enough that the machine runs.
         turn.machine(machine.id, MachineState.RUNNING, launched_at=turn.at)
         turn.do(Look(machine=machine.id))  # since when it has run, the provider knows better
+    attempt = turn.attempt(attempt.number, capabilities=body.capabilities)
     if attempt.state in (A.LAUNCHING, A.BOOTING):
-        turn.attempt(attempt.number, A.STAGING)
+        attempt = turn.attempt(attempt.number, A.STAGING)
         turn.use(attempt.agent, "staging")
         renew_lease(turn, attempt)
     turn.tell("registered", f"agent {attempt.agent} is up", attempt=attempt.number, actor="agent")

@@ -102,7 +102,7 @@ def _woke(turn: Turn) -> None:
     """Look at every machine before any silence is judged."""
     for machine in turn.record.machines:
         if machine.state in (MachineState.RUNNING, MachineState.UNCONFIRMED):
-            # What was asked before a jump of the clock, and is answered after it, must not count as an age.
+            # An age by two clocks is none.
             turn.machine(machine.id, looks=0, absent_since=turn.at)
             turn.do(Look(machine=machine.id))
     for attempt in turn.record.attempts:

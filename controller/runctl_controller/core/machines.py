@@ -32,6 +32,7 @@ from runctl_shared.messages.events import AttemptEnded, EndReason
 # A provider may not list a machine that it has just launched; only when it has not done so for this many
 # seconds, looked at again and again, does its absence mean that there is none.
 ABSENCE_COUNTS_AFTER = 120.0
+ABSENT_LOOKS = 5  # and so many looks, as a clock can jump between a question and its answer
 _FINAL_ERRORS: dict[str, EndReason] = {"no_capacity": "no_capacity", "quota": "quota", "refused": "refused"}
 _REASONS: dict[EndCause, EndReason] = {
     EndCause.INTERRUPTED: "interrupted",
@@ -130,7 +131,7 @@ def seen(turn: Turn, machine: Machine, given: Seen) -> None:
     if absent:
         since = machine.absent_since if machine.absent_since is not None else turn.at
         machine = turn.machine(machine.id, absent_since=since)
-        gone = turn.at - since > ABSENCE_COUNTS_AFTER
+        gone = turn.at - since > ABSENCE_COUNTS_AFTER and machine.looks >= ABSENT_LOOKS
     else:
         machine = turn.machine(machine.id, absent_since=None)
         gone = sighting.state is Provided.TERMINATED

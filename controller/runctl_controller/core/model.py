@@ -45,6 +45,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     `commands`: how many commands were sent to it (their ids derive from it). `unheard_since`: silence, which
     is not death. `notice`: the interruption notice that stands. `saved_at`: when the newest checkpoint was
     committed. `stop_sent`: it was asked to end.
+    `capabilities`: kinds of commands that its agent understands; empty until it registered.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     signal: str | None = None
     permitted: bool = False
     stop_sent: bool = False
+    capabilities: tuple[str, ...] = ()
     unheard_since: float | None = None
     events_through: int = 0
     commands: int = 0

@@ -89,7 +89,12 @@ class Turn:
         self.do(SetTimer(key=key, at=self.at + seconds))
 
     def command(self, attempt: Attempt, body: Body, expires: float | None = None) -> None:
-        """Send `body` to the attempt's agent. The id follows from how many were sent before."""
+        """Send `body` to the attempt's agent, unless that is too old to know it. The id follows from how many
+        were sent before."""
+        kind = type(body).__name__
+        if attempt.capabilities and kind not in attempt.capabilities:
+            self.tell("not_supported", f"the agent does not know the command {kind}", attempt=attempt.number)
+            return
         count = attempt.commands + 1
         self.attempt(attempt.number, commands=count)
         self.do(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from runctl_shared.errors import RefusedByGuard, StoreUnusable
 
-
 _TRIES, _PAUSE = 10, 0.02
 
 

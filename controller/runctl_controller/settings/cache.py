@@ -1,6 +1,7 @@
 """Resolved settings, kept between commands: pydantic alone takes longer than a whole `runctl ls` may.
 
-Never holds a password: a broker's URL that has one is read again from where it stands. A cache that cannot be read or written is as good as none, and not worth a word.
+Never holds a password: a broker's URL that has one is read again from where it stands.
+A cache that cannot be read or written is as good as none, and not worth a word.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def read(places: Places, flags: Mapping[str, object], key: str) -> Settings | No
 
 
 def write(places: Places, key: str, found: Resolved, now: float) -> None:
-    """Keep what was resolved, unless a file changed so lately (`now`: UTC seconds) that it may do so unseen."""
+    """Keep what was resolved, unless a file is so young (`now`: UTC seconds) that it may change unseen."""
     newest = max((max(s[:2]) for _, s in places.stamps if s is not None), default=0)
     settings, secret_at = found.settings, None
     if holds_password(settings.bus_url):

@@ -94,9 +94,9 @@ def resolve(places: Places, flags: Mapping[str, object]) -> Resolved:
             if key not in values:
                 values[key], origins[key], sources[key] = value, place.origin, place.source(key)
         problems += place.problems
-    settings = msgspec.convert({"state_dir": places.state_dir} | values, Settings)
     if problems:
         raise _refusal(problems)
+    settings = msgspec.convert({"state_dir": places.state_dir} | values, Settings)
     if settings.lease <= settings.heartbeat:
         told = [f"{key} ({sources[key]})" for key in ("lease", "heartbeat")]
         what = f"{told[0]} is not longer than {told[1]}: machines would end while all is well."
@@ -160,7 +160,7 @@ def _syntax(shown: str, error: Exception, path: str) -> Problem:
     if position:
         line, column = int(position[1]), int(position[2])
     else:
-        lines = Path(path).read_text(errors="replace").rstrip("\n").split("\n")
+        lines = Path(path).read_text("utf-8", "replace").rstrip("\n").split("\n")
         line, column = len(lines), len(lines[-1]) + 1
     mend = 'Write it like project = "cats".'
     return Problem(f"{shown}, line {line}, column {column}", f"This is not TOML: {what}.", mend)

@@ -10,19 +10,18 @@ from runctl_agent.core.phases import Phase
 from runctl_agent.engine import Engine
 from runctl_agent.spool.memory import MemorySpool
 from runctl_controller.providers.port import EndCause
-from runctl_shared.checkpoints.manifest import manifest_name
 from runctl_shared.checkpoints.objects import ObjectStoreError
 from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.events import Registered
-from runctl_testing.sim.trainer import Saved, SimTrainer
+from runctl_testing.sim.trainer import SimTrainer
+from runctl_testing.sim.uploads import STORE_WAIT, Uploads
 
 if TYPE_CHECKING:
     from runctl_testing.sim.cloud import Notice, SimMachine
     from runctl_testing.sim.wire import Command
 
 STORE_TRIES = 20
-STORE_WAIT = 5.0
 
 
 class SimAgent:
@@ -50,17 +49,15 @@ class SimAgent:
         self.sent = 0
         self.stalled = 0
         self.ticking: float | None = None
-        self.uploading = self.flushing = self.draining = False
-        self.taken_through = -1.0
+        self.draining = False
+        self.uploads = Uploads(self)
         self.spool = MemorySpool(self._recorded, self.machine.spool)
         self.engine = Engine(self.spool, self.machine.boot, self.machine.monotonic)
         self.line.note(self.name, f"starts, life {self.life}, phase {self.engine.state.phase.value}")
-        if self.engine.again:
-            self._recall_commits()
         if not self.give(self._booted()):
             return
-        self._retell_commit()
-        self._later(self.world.config.heartbeat, self._beat)
+        self.uploads.retell()
+        self.later(self.world.config.heartbeat, self._beat)
         self._notices_again()
         self.progressed()
         self.world.wire.flush(self)
@@ -86,7 +83,7 @@ class SimAgent:
             self.stop()
             self.line.after(self.world.rng.uniform(1.0, 30.0), self.start)
 
-    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
         life = self.life
         self.line.after(seconds, lambda: act() if self.life == life and self.alive else None)
 
@@ -121,7 +118,7 @@ class SimAgent:
         due = self.engine.due
         if due is not None and due != self.ticking:
             self.ticking = due
-            self._later(max(0.0, due - self.machine.monotonic), lambda: self._tick(due))
+            self.later(max(0.0, due - self.machine.monotonic), lambda: self._tick(due))
 
     def _tick(self, due: float) -> None:
         if self.ticking == due:
@@ -129,7 +126,7 @@ class SimAgent:
             self.give(inputs.Tick(at=max(due, self.machine.monotonic)))
 
     @property
-    def _now(self) -> float:
+    def now(self) -> float:
         return self.machine.monotonic
 
     # -- the wire -----------------------------------------------------------------------------
@@ -153,7 +150,7 @@ class SimAgent:
             self.world.wire.flush(self)
 
     def _beat(self) -> None:
-        self._later(self.world.config.heartbeat, self._beat)
+        self.later(self.world.config.heartbeat, self._beat)
         self._see_steps()
         if not self.alive or not self.connected:
             return
@@ -168,7 +165,7 @@ class SimAgent:
         """A command; False when it has to be delivered again."""
         return self.give(
             inputs.CommandArrived(
-                at=self._now, id=item.id, attempt=item.attempt, kind=type(item.body).__name__, body=item.body
+                at=self.now, id=item.id, attempt=item.attempt, kind=type(item.body).__name__, body=item.body
             )
         )
 
@@ -184,12 +181,12 @@ class SimAgent:
 
     def _drain(self, effect: effects.Drain) -> None:
         self.draining = True
-        self._later(0.1, self._drain_if_empty)
+        self.later(0.1, self._drain_if_empty)
 
     def _drain_if_empty(self) -> None:
         if self.draining and self.spool.empty:
             self.draining = False
-            self._later(0.0, lambda: self._tell(inputs.Drained(at=self._now)))
+            self.later(0.0, lambda: self._tell(inputs.Drained(at=self.now)))
 
     def _tell(self, given: inputs.Input) -> None:
         self.give(given)
@@ -201,7 +198,7 @@ class SimAgent:
         self.look_for_notice()
         serves = self.machine.notice
         if self.alive and serves is None and self.engine.state.interruption is not None:
-            self.give(inputs.NoticeGone(at=self._now, id=self.engine.state.interruption))
+            self.give(inputs.NoticeGone(at=self.now, id=self.engine.state.interruption))
 
     def look_for_notice(self) -> None:
         if self.alive and self.machine.notice is not None:
@@ -213,7 +210,7 @@ class SimAgent:
             self.noticed_until = notice.taken_at
         self.give(
             inputs.NoticeSeen(
-                at=self._now,
+                at=self.now,
                 id=notice.id,
                 kind="interruption" if interruption else "rebalance",
                 action="terminate",
@@ -223,16 +220,16 @@ class SimAgent:
         )
 
     def notice_gone(self, notice: Notice) -> None:
-        self.give(inputs.NoticeGone(at=self._now, id=notice.id))
+        self.give(inputs.NoticeGone(at=self.now, id=notice.id))
 
     # -- before the training ------------------------------------------------------------------
 
     def _stage(self, effect: effects.Stage) -> None:
         wait = self.world.rng.uniform(0.5, 10.0)
-        self._later(wait, lambda: self._tell(inputs.Staged(at=self._now, seconds=1.0)))
+        self.later(wait, lambda: self._tell(inputs.Staged(at=self.now, seconds=1.0)))
 
     def _claim(self, effect: effects.Claim) -> None:
-        self._later(0.5, lambda: self._try_claim(STORE_TRIES))
+        self.later(0.5, lambda: self._try_claim(STORE_TRIES))
 
     def _try_claim(self, tries: int) -> None:
         try:
@@ -240,51 +237,51 @@ class SimAgent:
             parent = found[0].name if found else None
             claim = self.repository.claim(self.machine.attempt, self.id, parent, self.line.now)
         except ClaimRefused as refused:
-            self.give(inputs.ClaimFailed(at=self._now, superseded=True, detail=str(refused)))
+            self.give(inputs.ClaimFailed(at=self.now, superseded=True, detail=str(refused)))
         except ObjectStoreError as error:
-            failed = inputs.ClaimFailed(at=self._now, superseded=False, detail=str(error))
+            failed = inputs.ClaimFailed(at=self.now, superseded=False, detail=str(error))
             self._again(tries, self._try_claim, failed)
         else:
-            self.give(inputs.Claimed(at=self._now, parent=claim.parent))
+            self.give(inputs.Claimed(at=self.now, parent=claim.parent))
 
     def _again(self, tries: int, act: Callable[[int], None], failed: inputs.Input) -> None:
         """The store does not answer: again a little later, and give up in the end."""
         if tries > 0:
-            self._later(STORE_WAIT, lambda: act(tries - 1))
+            self.later(STORE_WAIT, lambda: act(tries - 1))
         else:
             self.give(failed)
 
     def _restore(self, effect: effects.Restore) -> None:
-        self._later(self.world.rng.uniform(1.0, 10.0), lambda: self._try_restore(STORE_TRIES))
+        self.later(self.world.rng.uniform(1.0, 10.0), lambda: self._try_restore(STORE_TRIES))
 
     def _try_restore(self, tries: int) -> None:
         try:
             found = self.repository.eligible()
         except ObjectStoreError as error:
-            self._again(tries, self._try_restore, inputs.RestoreFailed(at=self._now, detail=str(error)))
+            self._again(tries, self._try_restore, inputs.RestoreFailed(at=self.now, detail=str(error)))
             return
         if not found:
-            self.give(inputs.Restored(at=self._now, manifest=None))
+            self.give(inputs.Restored(at=self.now, manifest=None))
             return
         name, step = found[0].name, found[0].step
-        self.give(inputs.Restored(at=self._now, manifest=name, path="/restored", step=step, size=1))
+        self.give(inputs.Restored(at=self.now, manifest=name, path="/restored", step=step, size=1))
 
     # -- the training -------------------------------------------------------------------------
 
     def _train(self, effect: effects.Train) -> None:
-        self._later(0.5, lambda: self._start_training(effect))
+        self.later(0.5, lambda: self._start_training(effect))
 
     def _start_training(self, effect: effects.Train) -> None:
         if self.machine.trainer is None:
             step = self.engine.state.restored_step if effect.resume_path is not None else None
             self.machine.trainer = SimTrainer(self.machine, step)
-            self.give(inputs.TrainingUp(at=self._now, pid=7))
+            self.give(inputs.TrainingUp(at=self.now, pid=7))
 
     def progressed(self) -> None:
         """The training made its first step, or a checkpoint."""
         if self.alive:
             self._see_steps()
-            self._scan()
+            self.uploads.scan()
 
     def _see_steps(self) -> None:
         trainer = self.machine.trainer
@@ -294,88 +291,31 @@ class SimAgent:
         if step is None:
             return
         if self.engine.state.first_step is None and not self.give(
-            inputs.StepSeen(at=self._now, step=trainer.first_step)
+            inputs.StepSeen(at=self.now, step=trainer.first_step)
         ):
             return
         if step != self.engine.state.last_step:
-            self.give(inputs.StepSeen(at=self._now, step=step))
+            self.give(inputs.StepSeen(at=self.now, step=step))
 
     def trainer_exited(self) -> None:
         if self.alive:
-            self._later(0.2, self._tell_exit)
+            self.later(0.2, self._tell_exit)
 
     def _tell_exit(self) -> None:
         self._see_steps()
         trainer = self.machine.trainer
         if self.alive and trainer is not None and trainer.exit is not None:
             code, signal = trainer.exit
-            self.give(inputs.TrainingExited(at=self._now, exit_code=code, signal=signal))
+            self.give(inputs.TrainingExited(at=self.now, exit_code=code, signal=signal))
 
     def _ask(self, effect: effects.AskToSave) -> None:
         if self.machine.trainer is not None:
             self.machine.trainer.signal()
-            self._later(0.0, lambda: self._tell(inputs.SignalSent(at=self._now, signal="SIGTERM", pids=(7,))))
+            self.later(0.0, lambda: self._tell(inputs.SignalSent(at=self.now, signal="SIGTERM", pids=(7,))))
 
     def _kill(self, effect: effects.Kill) -> None:
         if self.machine.trainer is not None:
             self.machine.trainer.kill()
-
-    # -- checkpoints --------------------------------------------------------------------------
-
-    def _recall_commits(self) -> None:
-        """After a restart: what this attempt has committed already is not committed again."""
-        own = [s for s in self.machine.saves if s in self.machine.committed]
-        self.taken_through = max((s.at for s in own), default=-1.0)
-
-    def _retell_commit(self) -> None:
-        """The process may have died between the commit and the core's hearing of it."""
-        if self.machine.committed:
-            last, number = self.machine.committed[-1], len(self.machine.committed)
-            if (self.engine.state.saved_at or -1.0) < self._written(last):
-                self.give(self._stored(last, self._manifest(last, number)))
-
-    def _written(self, saved: Saved) -> float:
-        return saved.at - self.machine.launched_at + 50.0
-
-    def _manifest(self, saved: Saved, number: int) -> str:
-        attempt = self.machine.attempt
-        return manifest_name(attempt, number, saved.step, f"ck-a{attempt}s{number}")
-
-    def _stored(self, saved: Saved, name: str) -> inputs.Stored:
-        return inputs.Stored(
-            at=self._now, manifest=name, step=saved.step, epoch=None, size=1, files=1, format="sim",
-            written_at=self._written(saved), wall=saved.at, upload_seconds=1.0,
-        )  # fmt: skip
-
-    def _scan(self) -> None:
-        """Upload the newest complete checkpoint that was not uploaded, one at a time."""
-        if self.uploading or not self.alive:
-            return
-        fresh = [s for s in self.machine.saves if s.at > self.taken_through]
-        if fresh:
-            self.uploading = True
-            self._later(self.world.rng.uniform(0.3, 6.0), lambda: self._upload(fresh[-1]))
-        elif self.flushing:
-            self.flushing = False
-            self.give(inputs.Flushed(at=self._now))
-
-    def _upload(self, saved: Saved) -> None:
-        name = self._manifest(saved, len(self.machine.committed) + 1)
-        try:
-            self.world.vault.put(f"{self.machine.run}/{name}", b"{}", if_absent=True)
-        except ObjectStoreError:
-            self._later(STORE_WAIT, lambda: self._upload(saved))
-            return
-        self.machine.committed.append(saved)
-        self.taken_through = saved.at
-        self.uploading = False
-        self.line.note(self.name, f"commits {name}")
-        if self.give(self._stored(saved, name)):
-            self._scan()
-
-    def _flush(self, effect: effects.Flush) -> None:
-        self.flushing = True
-        self._later(0.3, self._scan)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -383,9 +323,9 @@ class SimAgent:
         try:
             self.repository.write_end(self.machine.attempt, effect.record)
         except ObjectStoreError:
-            self._later(STORE_WAIT, lambda: self._write_end(effect))
+            self.later(STORE_WAIT, lambda: self._write_end(effect))
             return
-        self._later(0.1, lambda: self._tell(inputs.EndRecorded(at=self._now)))
+        self.later(0.1, lambda: self._tell(inputs.EndRecorded(at=self.now)))
 
     def _shut_down(self, effect: effects.ShutDown) -> None:
         self.machine.end(EndCause.ITSELF)
@@ -405,7 +345,7 @@ _EFFECTS: dict[type[effects.Effect], Callable[[SimAgent, Any], None]] = {
     effects.Train: SimAgent._train,
     effects.AskToSave: SimAgent._ask,
     effects.Kill: SimAgent._kill,
-    effects.Flush: SimAgent._flush,
+    effects.Flush: lambda agent, effect: agent.uploads.flush(),
     effects.WriteEnd: SimAgent._write_end,
     effects.ShutDown: SimAgent._shut_down,
 }

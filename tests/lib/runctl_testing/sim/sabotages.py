@@ -269,6 +269,7 @@ def terminate_is_believed_on_asking(patch: pytest.MonkeyPatch) -> None:
 @sabotage(Bias(rates={"hidden": 0.7}))
 def a_machine_not_listed_yet_is_taken_for_gone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(machines, "ABSENCE_COUNTS_AFTER", -1.0)
+    patch.setattr(machines, "ABSENT_LOOKS", 0)
 
 
 @sabotage(Bias(every=1000.0))
