@@ -104,8 +104,8 @@ class Keeper:
                 log.exception("keeper.failed")
 
     def _patiently(self, act: Callable[[], None], gave_up: Callable[[str], None]) -> None:
-        """Do it, again after failures of the store; in the end say why not. Somebody waits for one of the two:
-        so also after a mistake of ours."""
+        """Do it, again after failures of the store; in the end say why not. Somebody waits for one of the
+        two: so also after a mistake of ours."""
         wait = FIRST_WAIT
         for attempt in range(1, TRIES + 1):
             try:

@@ -14,8 +14,8 @@ EVERY = 5.0
 
 
 class StoredOutput:
-    """What the store has of the output in `path`. One thread's; raises ObjectStoreError, OSError: then call it
-    again, and it goes on where it was."""
+    """What the store has of the output in `path`. One thread's. Raises ObjectStoreError and OSError: called
+    again, it goes on where it was."""
 
     def __init__(self, logs: RunLogs, attempt: int, path: Path) -> None:
         self._logs, self._attempt, self._path = logs, attempt, path

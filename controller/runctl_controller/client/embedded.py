@@ -14,6 +14,7 @@ import msgspec
 
 from runctl_controller.client.client import Client
 from runctl_controller.service.lock import holder
+from runctl_controller.settings.export import as_environment
 from runctl_controller.settings.model import Settings
 from runctl_shared.errors import NoController, StoreUnusable, from_code
 from runctl_shared.messages.replies import Status
@@ -67,7 +68,8 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
             pass_fds=[report],
             start_new_session=True,
             cwd="/",
-            env=os.environ | {"RUNCTL_STATE_DIR": str(state)},
+            # All of them: what a file of the current folder says must hold there as well.
+            env=os.environ | as_environment(settings),
         )
     finally:
         os.close(report)

@@ -19,13 +19,14 @@ from runctl_controller.store.port import Beat, Store, Transaction
 from runctl_shared.bus.port import Delivery
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
-from runctl_shared.errors import NotFound, RefusedByGuard, RunctlError, UsageError
+from runctl_shared.errors import NotFound, RefusedByGuard, RunctlError, UsageError, wire_code
 from runctl_shared.messages import commands, replies, requests
 from runctl_shared.messages.base import Body
-from runctl_shared.messages.codec import Malformed, Message, decode, encode
+from runctl_shared.messages.codec import MAX_MESSAGE, Malformed, Message, decode, encode
 from runctl_shared.spec import check_spec
 
 log = logging.getLogger("runctl.clients")
+_LESS = "Ask for less of it: a lower limit, or fewer items of the story."
 _ACTS = (
     requests.SubmitRun,
     requests.StopRun,
@@ -33,6 +34,8 @@ _ACTS = (
     requests.ResumeRun,
     requests.InterruptRun,
 )
+LONGEST_FOLLOW = 300.0
+"""Seconds for which one request has a run followed, at the most: who is still there asks again."""
 _SLOW = (requests.ReadLog, requests.ListCheckpoints)
 
 
@@ -76,7 +79,7 @@ class Clients:
         try:
             body = self._handle(message)
         except RunctlError as error:
-            body = replies.Failed(code=error.code, what=error.what[:2000], mend=error.mend[:2000])
+            body = replies.Failed(code=wire_code(error), what=error.what, mend=error.mend)
         except Exception as error:  # a bug must not leave the client waiting
             log.exception("request.failed kind=%s", message.envelope.kind)
             what = f"The controller failed: {type(error).__name__}."
@@ -84,7 +87,12 @@ class Clients:
         self._answer(delivery, body)
 
     def _answer(self, delivery: Delivery, body: Body) -> None:
-        delivery.reply(encode(body, id=new_id("rep"), sent=self._clock.now()))
+        data = encode(body, id=new_id("rep"), sent=self._clock.now())
+        if len(data) > MAX_MESSAGE:
+            kind = type(body).__name__
+            failed = replies.Failed(code="usage", what=f"The {kind} is too long for a message.", mend=_LESS)
+            data = encode(failed, id=new_id("rep"), sent=self._clock.now())
+        delivery.reply(data)
         delivery.ack()
 
     def _handle(self, message: Message[Any]) -> Body:
@@ -146,10 +154,11 @@ class Clients:
     def _follow(self, body: requests.FollowRun) -> Body:
         with self._store.transaction() as tx:
             record = self._record(tx, body.run)
-        self._loop.feed.follow(record.run.id, body.seconds)
+        seconds = min(body.seconds, LONGEST_FOLLOW)
+        self._loop.feed.follow(record.run.id, seconds)
         attempt = record.current
         if attempt is not None and attempt.started_at is not None:
-            follow = commands.FollowOutput(seconds=body.seconds, offset=body.offset)
+            follow = commands.FollowOutput(seconds=seconds, offset=body.offset)
             self._loop.tell_agent(record.run.id, attempt.agent, follow)
         return replies.Done(run=record.run.id)
 

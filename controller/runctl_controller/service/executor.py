@@ -10,8 +10,9 @@ import msgspec
 
 from runctl_controller.core import effects, inputs
 from runctl_controller.core.model import Record
-from runctl_controller.providers.port import LaunchOrder, Provider, Refused
+from runctl_controller.providers.port import LaunchOrder, Provider, Refused, Throttled
 from runctl_shared.bus.port import Address, Bus, Stream, Unroutable
+from runctl_shared.checkpoints.objects import AlreadyExists, ObjectStoreError, StoreFull, StoreRefused
 from runctl_shared.checkpoints.open import open_store
 from runctl_shared.checkpoints.probe import probe_conditional_put
 from runctl_shared.checkpoints.repository import RunRepository
@@ -23,13 +24,15 @@ from runctl_shared.spec import RunSpec
 
 log = logging.getLogger("runctl.executor")
 CONFIRM_TIMEOUT = 30.0
+_FOR_A_PERSON = (AlreadyExists, StoreFull, StoreRefused)
+"""Failures of the checkpoint store that trying again does not mend."""
 
 
 def prepare_store(spec: RunSpec) -> None:
     """Put the run's identity into its checkpoint store, before the first machine is paid for.
 
     From then on an empty store is a wrong or missing one, never "nothing to resume". Raises Refused when the
-    store cannot be used, or lets two writers win the same conditional put.
+    store cannot be used, or lets two writers win the same conditional put; Throttled when it may be later.
     """
     try:
         store = open_store(spec.store)
@@ -42,7 +45,9 @@ def prepare_store(spec: RunSpec) -> None:
     except Refused:
         raise
     except (RunctlError, OSError) as error:
-        raise Refused(f"The checkpoint store {spec.store} cannot be used: {error}") from error
+        passing = isinstance(error, ObjectStoreError) and not isinstance(error, _FOR_A_PERSON)
+        kind = Throttled if passing else Refused
+        raise kind(f"The checkpoint store {spec.store} cannot be used: {error}") from error
 
 
 class TryLater(Exception):

@@ -17,20 +17,25 @@ class Hearing:
         self._limit = heartbeat * MISSED
         self._heard: dict[str, float] = {}
         self._silent: set[str] = set()
+        self._new: set[str] = set()
         self._expected: dict[str, frozenset[str]] = {}
         self._fresh: dict[str, Beat] = {}
         self._newest: dict[str, Beat] = {}
 
     def heard(self, agent: str, at: float, beat: Beat | None = None) -> bool:
-        """Note a sign of life; True if the agent had been silent."""
-        if agent in self._heard:
-            self._heard[agent] = at
+        """Note a sign of life; True if the agent had been silent, or may have been before we listened.
+
+        One of which nothing is expected is passed over: what comes of strangers is not kept.
+        """
+        if agent not in self._heard:
+            return False
+        self._heard[agent] = at
         if beat is not None:
             self._fresh[agent] = self._newest[agent] = beat
-        if agent in self._silent:
-            self._silent.discard(agent)
-            return True
-        return False
+        back = agent in self._silent or agent in self._new
+        self._silent.discard(agent)
+        self._new.discard(agent)
+        return back
 
     def expect_of(self, run: str, agents: Iterable[str], at: float) -> None:
         """Of `run`, these agents should be heard from now on; its others are forgotten."""
@@ -38,9 +43,11 @@ class Hearing:
         for agent in known - wanted:
             self._heard.pop(agent, None)
             self._silent.discard(agent)
+            self._new.discard(agent)
             self._newest.pop(agent, None)
         for agent in wanted - known:
             self._heard.setdefault(agent, at)
+            self._new.add(agent)
         if wanted:
             self._expected[run] = frozenset(wanted)
         else:

@@ -26,6 +26,9 @@ from runctl_shared.messages.events import Heartbeat, OutputSeen
 log = logging.getLogger("runctl.loop")
 SWEEP = 1.0
 """Seconds between looks at who is silent and writes of the heartbeats that came meanwhile."""
+MOST_COUNTED = 1000
+"""Different things that are counted: who sends unknown fields chooses their names."""
+_AGENT, _MACHINE = "agent:", "machine:"
 JUMP = 10.0
 """If the two clocks come apart by so many seconds, the clock was set or the machine slept."""
 
@@ -45,7 +48,7 @@ class Loop:
         self.feed = Feed(bus, store, hearing, clock)
         self.counts: dict[str, int] = {}
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._outbox = Outbox(carry_out, self._job_done)
+        self._outbox = Outbox(carry_out, self._job_done, clock, pools=(_AGENT,))
         self._pumped = 0
         self._stopping = False
         self._offset = clock.now() - clock.monotonic()
@@ -70,16 +73,7 @@ class Loop:
         self.put(end)
 
     def _job_done(self, job: Job, outcome: inputs.Input | None) -> None:
-        def act() -> None:
-            if outcome is None:
-                with self._store.transaction() as tx:
-                    tx.done(job.outgoing)
-            else:
-                self._publish(
-                    job.record.run.id, self._engine.handle(job.record.run.id, outcome, job.outgoing)
-                )
-
-        self.put(act)
+        self.put(lambda: self._settle(job, outcome))
 
     # -- the loop's thread --------------------------------------------------------------------
 
@@ -98,6 +92,20 @@ class Loop:
                 break
         self._outbox.close()
         self._save_beats()
+
+    def _settle(self, job: Job, outcome: inputs.Input | None) -> None:
+        """Take the outcome of a job into account, which is over only then."""
+        run = job.record.run.id
+        try:
+            if outcome is None:
+                with self._store.transaction() as tx:
+                    tx.done(job.outgoing)
+                return
+            told = self._engine.handle(run, outcome, job.outgoing)
+        except Exception:
+            self._outbox.again(job)
+            raise
+        self._publish(run, told)
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -175,18 +183,25 @@ class Loop:
                 sequence=message.envelope.sequence,
                 body=message.body,
             )
-            outcome = self._engine.heard(delivery.sender, given)
+            try:
+                outcome = self._engine.heard(delivery.sender, given)
+            except Exception:
+                # Not settled, it would take up a place at the bus for ever.
+                delivery.requeue()
+                raise
             self._heard(delivery.sender)
             self._publish_for(delivery.sender, outcome)
         delivery.ack()
 
     def _heartbeat(self, delivery: Delivery) -> None:
         message = self._decoded(delivery)
-        if message is not None and isinstance(message.body, Heartbeat):
+        if message is None:
+            return
+        delivery.ack()  # only the newest matters, so none is worth a second look
+        if isinstance(message.body, Heartbeat):
             beat = Beat(agent=delivery.sender, at=self._clock.now(), body=message.body)
             self._heard(delivery.sender, beat)
             self.feed.beat(beat)
-        delivery.ack()
 
     def _heard(self, agent: str, beat: Beat | None = None) -> None:
         if self.hearing.heard(agent, self._clock.monotonic(), beat):
@@ -206,7 +221,8 @@ class Loop:
         return message
 
     def _count(self, what: str) -> None:
-        self.counts[what] = self.counts.get(what, 0) + 1
+        if what in self.counts or len(self.counts) < MOST_COUNTED:
+            self.counts[what] = self.counts.get(what, 0) + 1
 
     # -- after a commit -----------------------------------------------------------------------
 
@@ -246,5 +262,9 @@ class Loop:
 
 
 def _lane(run: str, effect: effects.Effect) -> str:
-    """What must be done in order is done in one lane: commands of an agent, calls about its machine."""
-    return str(getattr(effect, "agent", "") or getattr(effect, "machine", "") or run)
+    """What must be done in order is done in one lane: commands of an agent, calls about its machine. Two
+    lanes, so that a broker that is down never keeps a machine from being ended."""
+    if isinstance(effect, (effects.SendCommand, effects.ForgetAgent)):
+        return _AGENT + effect.agent
+    machine = getattr(effect, "machine", None)
+    return f"{_MACHINE}{machine}" if machine is not None else run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runctl_shared.checkpoints.manifest import ManifestDamaged
+from runctl_shared.checkpoints.objects import ObjectMissing
 from runctl_shared.checkpoints.open import open_store
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.messages.replies import CheckpointList, CheckpointView, LogPiece
@@ -23,7 +24,7 @@ def list_checkpoints(spec: RunSpec) -> CheckpointList:
     for parts in sorted(names, reverse=True):
         try:
             m = repository.read_manifest(parts.name)
-        except ManifestDamaged:
+        except (ManifestDamaged, ObjectMissing):  # the latter: removed since it was listed
             continue
         views.append(
             CheckpointView(

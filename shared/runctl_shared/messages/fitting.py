@@ -1,7 +1,7 @@
 """What we say ourselves must never be refused by whoever hears it.
 
-Texts are made from exceptions and from what trainings print, moments from the times of files; a message that
-breaks its own limits would be put aside by its receiver, and an event that is put aside blocks all later ones.
+Texts are made from exceptions and from what trainings print, moments from the times of files. A message that
+breaks its own limits would be put aside by its receiver, and an event that is put aside blocks what follows.
 """
 
 from __future__ import annotations

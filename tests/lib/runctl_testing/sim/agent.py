@@ -27,6 +27,8 @@ STORE_TRIES = 20
 class SimAgent:
     """`life` counts its processes: what an earlier one had under way never comes back."""
 
+    uploads: Uploads
+
     def __init__(self, machine: SimMachine) -> None:
         self.machine, self.world, self.line = machine, machine.world, machine.world.line
         self.id = machine.boot.agent

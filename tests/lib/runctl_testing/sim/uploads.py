@@ -1,4 +1,4 @@
-"""Committing what the training saves: one upload at a time, the newest complete checkpoint, tried until it works."""
+"""Committing what the training saves: the newest complete checkpoint, one at a time, tried until it works."""
 
 from __future__ import annotations
 
