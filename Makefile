@@ -47,7 +47,7 @@ docs: env
 
 SEEDS ?= 100000
 soak: env
-	RUNCTL_SIMULATION_SEEDS=$(SEEDS) $(BIN)/pytest -m simulation --timeout=0 tests/simulation
+	RUNCTL_SIM_SEEDS=$(SEEDS) $(BIN)/pytest -m simulation --timeout=0 tests/simulation
 
 bench:
 	@echo 'make bench: does not exist yet; it comes with the first numbers that it can hold.'

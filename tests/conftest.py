@@ -61,7 +61,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     folder = Path(tempfile.mkdtemp(prefix="runctl-tests-"))
     os.environ[SESSION] = mark
     # What the developer has set for herself must neither be read nor written.
-    for name in [name for name in os.environ if name.startswith("RUNCTL_") and "TEST" not in name]:
+    for name in [
+        name
+        for name in os.environ
+        if name.startswith("RUNCTL_") and not name.startswith(("RUNCTL_TEST", "RUNCTL_SIM"))
+    ]:
         del os.environ[name]
     for kind in ("CACHE", "CONFIG", "STATE"):
         os.environ[f"XDG_{kind}_HOME"] = str(folder / kind.lower())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runctl_agent.core import effects, inputs
+from runctl_agent.core.ending import trigger
 from runctl_agent.core.phases import Phase
 from runctl_agent.edges.beat import heartbeat
 from runctl_agent.edges.follow import Follower
@@ -64,6 +65,7 @@ class Service:
             self._watcher.mark_committed,
             self._watcher.forget,
             self._feed.tracker.step_before,
+            lambda written_at: trigger(self._engine.state, written_at),
         )
         self._shipper = LogShipper(clock, self._keeper.write_log)
         self._tail = OutputTail(place.output, [self._shipper, self._feed, self])

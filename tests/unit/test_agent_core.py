@@ -56,7 +56,13 @@ def kinds(wanted: list[effects.Effect]) -> list[type]:
 def training(**changes: object) -> Agent:
     """An agent whose training has run since second 5, from step 40."""
     agent = Agent(
-        phase=Phase.TRAINING, permitted=True, pid=7, started_at=5.0, saved_step=40, restored_step=40, last_step=44
+        phase=Phase.TRAINING,
+        permitted=True,
+        pid=7,
+        started_at=5.0,
+        saved_step=40,
+        restored_step=40,
+        last_step=44,
     )
     agent.state = msgspec.structs.replace(agent.state, **changes)
     return agent
@@ -73,7 +79,9 @@ def exited(at: float, code: int | None = 0, signal: str | None = None) -> inputs
     return inputs.TrainingExited(at=at, exit_code=code, signal=signal)
 
 
-def notice(at: float, deadline: float | None = 60.0, id: str = "n1", kind: str = "interruption") -> inputs.NoticeSeen:
+def notice(
+    at: float, deadline: float | None = 60.0, id: str = "n1", kind: str = "interruption"
+) -> inputs.NoticeSeen:
     return msgspec.convert(
         {"at": at, "id": id, "kind": kind, "action": "terminate", "deadline": deadline, "source": "imds"},
         inputs.NoticeSeen,
@@ -146,7 +154,12 @@ def test_a_notice_has_the_training_save_and_kills_it_in_time() -> None:
 def test_an_interrupted_machine_is_left_to_its_provider_within_reason() -> None:
     agent = training()
     agent.give(notice(10.0, 60.0))
-    for given in (exited(20.0), inputs.Flushed(at=21.0), inputs.EndRecorded(at=22.0), inputs.Drained(at=23.0)):
+    for given in (
+        exited(20.0),
+        inputs.Flushed(at=21.0),
+        inputs.EndRecorded(at=22.0),
+        inputs.Drained(at=23.0),
+    ):
         assert effects.ShutDown not in kinds(agent.give(given))
     assert due(agent.state) == 70.0 + RULES.overdue
     assert kinds(agent.give(inputs.Tick(at=250.0))) == [effects.ShutDown]

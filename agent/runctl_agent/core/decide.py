@@ -183,7 +183,6 @@ def _stored(turn: Turn, given: inputs.Stored) -> None:
     """A commit is proof of work: it renews the lease."""
     state = turn.state
     asked = state.asked_at is not None and given.written_at >= state.asked_at
-    trigger = _trigger(turn, asked)
     turn.change(
         saved_step=given.step,
         saved_at=given.written_at,
@@ -197,7 +196,7 @@ def _stored(turn: Turn, given: inputs.Stored) -> None:
             size=given.size,
             files=given.files,
             format=given.format,
-            trigger=trigger,
+            trigger=ending.trigger(state, given.written_at),
             upload_seconds=given.upload_seconds,
             save_seconds=given.written_at - (state.asked_at or 0.0) if asked else None,
             written_at=given.wall,
@@ -205,13 +204,6 @@ def _stored(turn: Turn, given: inputs.Stored) -> None:
     )
     if state.phase is Phase.SAVING and state.save_only and asked:
         turn.change(Phase.TRAINING, save_only=False, cause_at=None, asked_at=None)
-
-
-def _trigger(turn: Turn, asked: bool) -> Any:
-    state = turn.state
-    if asked and state.cause is not None:
-        return "notice" if state.cause == "notice" else "stop"
-    return "final" if state.phase is Phase.FLUSHING else "periodic"
 
 
 def _not_stored(turn: Turn, given: inputs.NotStored) -> None:

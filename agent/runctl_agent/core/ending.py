@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from runctl_agent.core.effects import AskToSave, Drain, Flush, Kill, ShutDown, WriteEnd
+from runctl_agent.core.model import State
 from runctl_agent.core.phases import ALIVE, RUNNING, Phase
 from runctl_agent.core.timers import shut_down_at
 from runctl_agent.core.turn import Turn
-from runctl_shared.messages.events import AttemptEnded, EndReason
+from runctl_shared.messages.events import AttemptEnded, EndReason, Trigger
 
 _REASON_OF: dict[str, EndReason] = {
     "notice": "interrupted",
@@ -20,6 +21,13 @@ _DETAIL_OF = {
     "time_limit": "the time limit is reached",
     "lease": "nothing was heard from the controller, and no checkpoint was stored, for a whole lease",
 }
+
+
+def trigger(state: State, written_at: float) -> Trigger:
+    """Why a checkpoint that was written at `written_at` was taken."""
+    if state.asked_at is not None and written_at >= state.asked_at and state.cause is not None:
+        return "notice" if state.cause == "notice" else "stop"
+    return "final" if state.phase is Phase.FLUSHING else "periodic"
 
 
 def begin_end(turn: Turn, cause: str, kill_at: float) -> None:

@@ -35,7 +35,8 @@ MOST_DAMAGED = 50
 
 class Keeper:
     """`tell` puts an input into the loop's inbox. `committed` and `discarded` tell the watcher of a version's
-    fate; `step_before(wall)` is the last step that the training had reported by then."""
+    fate; `step_before(wall)` is the last step that the training had reported by then;
+    `trigger(written_at)` why a checkpoint of that monotonic time was taken."""
 
     def __init__(
         self,
@@ -47,10 +48,11 @@ class Keeper:
         committed: Callable[[str], None],
         discarded: Callable[[str, float], None],
         step_before: Callable[[float], int | None],
+        trigger: Callable[[float], str],
     ) -> None:
         self._repository, self._place, self._boot, self._clock = repository, place, boot, clock
         self._tell, self._committed, self._discarded = tell, committed, discarded
-        self._step_before = step_before
+        self._step_before, self._trigger = step_before, trigger
         self._lock = threading.Lock()
         self._waiting: list[Candidate] = []
         self._sequence: int | None = None
@@ -188,6 +190,7 @@ class Keeper:
         """Store one checkpoint. False when it should be tried again."""
         files = [LocalFile(f.path, f.size, f.mtime_ns, f.inode) for f in candidate.files]
         began = self._clock.monotonic()
+        written_at = began - max(0.0, self._clock.now() - candidate.written_at)
         step = candidate.step if candidate.step is not None else self._step_before(candidate.written_at)
         try:
             sequence = self._next_sequence()
@@ -204,6 +207,7 @@ class Keeper:
                 format=candidate.format,
                 root=candidate.root_name,
                 single_file=candidate.single_file,
+                trigger=self._trigger(written_at),
                 written_at=candidate.written_at,
             )
             self._sequence = sequence
@@ -232,7 +236,7 @@ class Keeper:
                 size=manifest.size,
                 files=len(manifest.files),
                 format=manifest.format,
-                written_at=self._now - max(0.0, self._clock.now() - candidate.written_at),
+                written_at=written_at,
                 wall=candidate.written_at,
                 upload_seconds=self._clock.monotonic() - began,
             )

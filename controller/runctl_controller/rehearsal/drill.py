@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from runctl_controller.client.client import Client
-from runctl_controller.rehearsal.report import Report, judge
+from runctl_controller.rehearsal.report import Report, judge, successor
 from runctl_shared.clock import Clock
 from runctl_shared.messages.codec import Message
 from runctl_shared.messages.replies import AttemptView, Done, ProgressSeen, RunChanged, RunDetail
@@ -48,7 +48,7 @@ class Drill:
         self._followed = 0.0
 
     def run(self) -> Report:
-        """Rehearse; the report. Raises what the controller refuses with. The run is ended whatever happens."""
+        """Rehearse; the report. Raises what the controller refuses with. Whatever happens, the run is ended."""
         subscription = self._client.listen(self._heard)
         try:
             self._client.ask(SubmitRun(spec=self._spec), Done)
@@ -139,7 +139,7 @@ class Drill:
 
     def _resumed(self, detail: RunDetail, interrupted: int) -> AttemptView | None:
         """The successor, once it has reported a step, or has had the time to."""
-        after = next((a for a in detail.attempts if a.attempt == interrupted + 1), None)
+        after = successor(detail, interrupted)
         if after is None or after.started_at is None:
             return None
         since = self._training_since.setdefault(after.attempt, self._clock.monotonic())

@@ -53,7 +53,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(detail: RunDetail, wanted: int) -> Report:
     """The report on a run that was to be interrupted `wanted` times."""
-    drilled = [item.attempt for item in detail.story if item.kind == "drill"]
+    drilled = dict.fromkeys(item.attempt for item in detail.story if item.kind == "drill")
     findings = [_finding(detail, attempt) for attempt in drilled]
     if len(findings) < wanted:
         findings.append(_never_happened(detail))
@@ -71,6 +71,14 @@ def judge(detail: RunDetail, wanted: int) -> Report:
     )
 
 
+def successor(detail: RunDetail, number: int) -> AttemptView | None:
+    """Which attempt went on after `number`: the first later one that trained (others may have failed before),
+    or else the last."""
+    later = [a for a in detail.attempts if a.attempt > number]
+    trained = (a for a in later if a.started_at is not None)
+    return next(trained, later[-1] if later else None)
+
+
 def _never_happened(detail: RunDetail) -> Finding:
     why = f"the run {detail.run.state} before it could be interrupted"
     last = detail.attempts[-1] if detail.attempts else None
@@ -83,21 +91,19 @@ def _never_happened(detail: RunDetail) -> Finding:
 
 def _finding(detail: RunDetail, number: int) -> Finding:
     before = _attempt(detail, number)
-    after = _attempt(detail, number + 1)
+    after = successor(detail, number)
     story = [item for item in detail.story if item.attempt == number]
     drill, notice = _last(story, "drill"), _last(story, "notice")
     asked = _last((s for s in story if s.data.get("cause") == "notice"), "save")
     saved = _last((s for s in story if s.data.get("trigger") == "notice"), "checkpoint")
-    first = _last((s for s in detail.story if s.attempt == number + 1), "first_step", "not_resumed")
+    resumed = after.attempt if after is not None else None
+    first = _last((s for s in detail.story if s.attempt == resumed), "first_step", "not_resumed")
     restored = after.restored_step if after is not None else None
     seen = None if drill is None or notice is None else max(0.0, notice.at - drill.at)
     signal_after = None
     if seen is not None and asked is not None:
         signal_after = seen + _number(asked.data, "seconds_after_cause")
     verdict, why, tips = _verdict(before, after, saved, first)
-    lost_steps = None
-    if before is not None and before.last_step is not None and after is not None:
-        lost_steps = max(0, before.last_step - (restored or 0))
     return Finding(
         attempt=number,
         verdict=verdict,
@@ -111,7 +117,7 @@ def _finding(detail: RunDetail, number: int) -> Finding:
         step_saved=before.saved_step if before is not None else None,
         step_restored=restored,
         first_step=after.first_step if after is not None else None,
-        steps_lost=lost_steps,
+        steps_lost=_steps_lost(before, after),
         seconds_lost=_seconds_lost(before, first),
     )
 
@@ -145,6 +151,15 @@ def _verdict(
         why = "it did not save when it was asked to; the newest periodic checkpoint resumed"
         return Verdict.WARNING, why, (advice.SAVE_ON_SIGNAL,)
     return Verdict.PASS, "it saved in time and resumed where it was", ()
+
+
+def _steps_lost(before: AttemptView | None, after: AttemptView | None) -> int | None:
+    """Steps that the successor had to do again; None where nobody knows at which step it went on."""
+    if before is None or before.last_step is None or after is None:
+        return None
+    if after.restored_step is None and after.resumed_from is not None:
+        return None
+    return max(0, before.last_step - (after.restored_step or 0))
 
 
 def _seconds_lost(before: AttemptView | None, first: StoryView | None) -> float | None:

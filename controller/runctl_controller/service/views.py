@@ -8,6 +8,7 @@ from runctl_controller.core.effects import Tell
 from runctl_controller.core.ledger import dollars
 from runctl_controller.core.model import Attempt, Interval, Machine, Record
 from runctl_controller.store.port import Beat
+from runctl_shared.messages.events import Heartbeat
 from runctl_shared.messages.replies import (
     AttemptView,
     IntervalView,
@@ -27,11 +28,6 @@ def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
     steps = [
         s for s in (live.step if live else None, attempt.last_step if attempt else None) if s is not None
     ]
-    at_risk = 0.0
-    if open_ and live is not None and beat is not None:
-        at_risk = live.at_risk_seconds + (max(0.0, now - beat.at) if live.at_risk_seconds else 0.0)
-    elif attempt is not None and not open_:
-        at_risk = attempt.lost_seconds or 0.0
     return RunView(
         run=run.id,
         name=spec.name,
@@ -44,13 +40,28 @@ def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
         epoch=live.epoch if live else None,
         loss=live.loss if live else None,
         saved_step=_saved_step(record),
-        at_risk_seconds=at_risk,
+        at_risk_seconds=at_risk(attempt, live, beat, now),
         unheard=open_ and attempt is not None and attempt.unheard_since is not None,
         dollars=dollars(record.intervals, now),
         created_at=run.created_at,
         ended_at=run.ended_at,
         exit_code=run.exit_code,
     )
+
+
+def at_risk(attempt: Attempt | None, live: Heartbeat | None, beat: Beat | None, now: float) -> float:
+    """Seconds of training since the newest verified checkpoint, as far as it is known here; for an attempt
+    that has ended, what was lost. An agent that is not heard may be training: what is at risk goes on growing.
+    """
+    if attempt is None:
+        return 0.0
+    if not attempt.open:
+        return attempt.lost_seconds or 0.0
+    since_commit = None if attempt.saved_at is None else max(0.0, now - attempt.saved_at)
+    if live is None or beat is None or not live.at_risk_seconds:
+        return 0.0 if live is not None or since_commit is None else since_commit
+    told = live.at_risk_seconds + max(0.0, now - beat.at)
+    return told if since_commit is None else min(told, since_commit)
 
 
 def _saved_step(record: Record) -> int | None:

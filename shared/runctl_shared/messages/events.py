@@ -15,6 +15,8 @@ EndReason = Literal[
 """Why an attempt ended: exactly one of these. What happens next is one table in the controller."""
 
 NoticeKind = Literal["interruption", "rebalance", "maintenance"]
+Trigger = Literal["periodic", "notice", "stop", "final"]
+"""Why a checkpoint was taken: by itself, because of a notice, at a stop, or after the training ended."""
 SaveCause = Literal["notice", "stop", "time_limit", "lease", "request"]
 
 
@@ -88,7 +90,7 @@ class CheckpointCommitted(Body, frozen=True, kw_only=True):
     size: Bytes
     files: Count
     format: Word
-    trigger: Literal["periodic", "notice", "stop", "final"]
+    trigger: Trigger
     upload_seconds: Seconds
     save_seconds: Seconds | None = None
     written_at: Moment
