@@ -14,7 +14,7 @@ from runctl_testing.sim.world import play
 pytestmark = pytest.mark.simulation
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600)  # a chunk takes some seconds; the machine may be busy
 def test_no_seed_breaks_a_promise(seeds: range) -> None:
     for seed in seeds:
         play(seed)

@@ -40,6 +40,7 @@ class Attached:
         self._view: RunView | None = None
         self._viewed_at = 0.0
         self._interrupted = 0
+        self._told = ""
 
     def watch(self, signals: Noted) -> int:
         """Until the run ends, or the user leaves it. What `runctl run` exits with."""
@@ -67,6 +68,7 @@ class Attached:
         elif isinstance(event, Happened):
             line = self._teller.line(event.story)
             if line is not None:
+                self._told = line
                 self._screen.say(line)
         elif isinstance(event, Troubled):
             self._screen.say(event.text)
@@ -77,7 +79,7 @@ class Attached:
 
     def _ended(self, detail: RunDetail) -> int:
         self._screen.status("")
-        self._screen.say(end_line(detail))
+        self._screen.say(end_line(detail, told=self._told))
         more = how_to_go_on(detail.run)
         if more is not None:
             self._screen.say(more)

@@ -72,7 +72,7 @@ def _check_program(path: str, shown: str) -> Iterator[UsageError]:
     elif not os.access(path, os.X_OK):
         yield UsageError(
             f"{shown!r} may not be executed.",
-            "Run chmod +x on it, or put its interpreter in front: python script.py.",
+            f"Run chmod +x on it, or put its interpreter in front: python {PurePath(shown).name}.",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -52,14 +51,13 @@ def _foreground(embedded: bool) -> int:
 
 
 def _background(embedded: bool, ready_fd: int) -> int:
-    """Started by `client.embedded.start`: settings come by stdin, how it went is told by a pipe."""
+    """Started by `client.embedded.start`, which is told by a pipe how it went."""
     import msgspec
 
-    from runctl_controller.settings.model import Settings
+    from runctl_controller.settings.load import load
     from runctl_shared.errors import RefusedByGuard, RunctlError
 
     os.set_inheritable(ready_fd, False)  # no process that we start may hold the pipe open
-    settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
     with os.fdopen(ready_fd, "wb") as pipe:
 
         def tell(code: str, what: str = "", mend: str = "") -> None:
@@ -68,7 +66,7 @@ def _background(embedded: bool, ready_fd: int) -> int:
                 pipe.close()
 
         try:
-            _serve(settings, embedded, lambda: tell("ok"))
+            _serve(load(), embedded, lambda: tell("ok"))
         except RunctlError as error:
             # Two commands that start one at the same time both have one.
             there_already = embedded and isinstance(error, RefusedByGuard)

@@ -9,6 +9,10 @@ from typing import Any
 import click
 
 
+READER_GONE = 141
+"""128 + SIGPIPE."""
+
+
 def guarded(command: click.Command, argv: list[str]) -> int:
     """Run the command; its exit code."""
     as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
@@ -22,10 +26,9 @@ def guarded(command: click.Command, argv: list[str]) -> int:
         return _say(as_json, "usage", _sentence(error.format_message()), _more(error), 2)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone: no reason to complain, and nothing to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except SystemExit as leave:
+        # Click has caught a BrokenPipeError: whoever read our output has gone. No reason to complain.
+        return READER_GONE if isinstance(leave.__context__, BrokenPipeError) else 1
     except Exception as error:
         return _failed(as_json, error)
     return result if isinstance(result, int) else 0
@@ -33,7 +36,7 @@ def guarded(command: click.Command, argv: list[str]) -> int:
 
 def _sentence(text: str) -> str:
     """Click's own messages, as a sentence each."""
-    return text if text.endswith((".", "?")) else f"{text}."
+    return text if text.endswith((".", "?", ")")) else f"{text}."
 
 
 def _more(error: click.ClickException) -> str:

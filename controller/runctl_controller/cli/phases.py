@@ -24,7 +24,7 @@ class Teller:
     def line(self, story: StoryView) -> str | None:
         """What to tell about `story`, if anything."""
         if story.kind in _AS_IT_IS:
-            return story.text
+            return None if story.text.endswith(" may train") else story.text
         if story.kind == "registered":
             return f"attempt {story.attempt}: the machine is up"
         if story.kind == "training":
@@ -86,13 +86,13 @@ def at_risk(view: RunView, waited: float = 0.0) -> str:
     return text if steps is None else f"{text}, {count(steps, 'step')}"
 
 
-def end_line(detail: RunDetail) -> str:
-    """How the run ended, in one line."""
+def end_line(detail: RunDetail, told: str = "") -> str:
+    """How the run ended, in one line; not again why, if that was just `told`."""
     run = detail.run
     words = [f"{run.name} {run.state}" if run.state != "paused" else f"{run.name} is paused"]
     if run.state == "stuck":
         words = [f"{run.name} is stuck and needs you"]
-    if run.why and run.state != "succeeded":
+    if run.why and run.state != "succeeded" and run.why not in told:
         words.append(f": {run.why}")
     facts = []
     if run.step is not None:

@@ -114,7 +114,7 @@ def _grace(asked: Asked, settings: Settings, wrong: list[RunctlError]) -> float:
 def _check_limits(spec: RunSpec) -> Iterator[UsageError]:
     if spec.grace > _LONGEST_GRACE:
         yield UsageError("--grace is longer than a day.", "Give a duration such as 90s or 10m.")
-    if spec.max_seconds is not None and not 0 < spec.max_seconds < math.inf:
+    if spec.max_seconds == math.inf:
         yield UsageError("The time limit is no number of hours.", "Give hours, e.g. --max-hours 12.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -62,7 +61,7 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
         command += ["--foreground", "--ready-fd", str(report), *(["--embedded"] if embedded else [])]
         process = subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             pass_fds=[report],
@@ -76,21 +75,9 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
         os.close(log)
     # Should it end while we live, it must not stay a zombie.
     threading.Thread(target=process.wait, name="wait-controller", daemon=True).start()
-    _hand(process, settings)
     _wait_for_report(ready)
     with Client(settings.bus) as client:
         return client.ask(ControllerStatus(), Status, START_TIMEOUT)
-
-
-def _hand(process: subprocess.Popen[bytes], settings: Settings) -> None:
-    """Our settings become the controller's: it runs elsewhere, where it would not find the same files. By a
-    pipe, since they may hold the broker's password."""
-    if process.stdin is None:
-        raise RuntimeError("started without a pipe")
-    with contextlib.suppress(BrokenPipeError):  # why it ended, it has reported
-        process.stdin.write(msgspec.json.encode(settings))
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
 
 
 def _wait_for_report(ready: int) -> None:

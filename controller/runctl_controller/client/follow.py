@@ -89,6 +89,7 @@ class Follower:
         self._inbox: queue.SimpleQueue[Body | None] = queue.SimpleQueue()
         self._events: deque[Event] = deque()
         self._told: set[tuple[float, int, str, str]] = set()
+        self._trained: set[int] = set()
         self._ended: set[int] = set()
         self._view: RunView | None = None
         self._received = False
@@ -165,6 +166,7 @@ class Follower:
             if story.attempt == self._output.attempt:
                 self._drain()
         elif story.kind == "training":
+            self._trained.add(story.attempt)
             self._renew_at = 0.0  # only now is there anybody who could send its output
         if story.kind == "training" or story.kind == "attempt":
             self._next_attempt(story.attempt)
@@ -194,6 +196,7 @@ class Follower:
         if detail is None:
             self._renew_at = self._clock.monotonic() + RENEW
             return
+        self._trained.update(a.attempt for a in detail.attempts if a.started_at is not None)
         self._ended.update(a.attempt for a in detail.attempts if a.state == "ended")
         for story in detail.story:
             self._happened(story)
@@ -237,7 +240,7 @@ class Follower:
     def _read(self) -> None:
         """Everything of the present attempt from where we are on, as far as it is stored."""
         output = self._output
-        while True:
+        while output.attempt in self._trained:
             try:
                 body = ReadLog(run=self._run, attempt=output.attempt, offset=output.offset)
                 piece: LogPiece | None = self._ask(body, LogPiece)

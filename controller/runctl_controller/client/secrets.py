@@ -14,7 +14,7 @@ from pathlib import Path
 from runctl_shared.errors import StoreUnusable
 
 
-def secrets_file(state_dir: str, run: str) -> Path:
+def secrets_file(state_dir: str | Path, run: str) -> Path:
     return Path(state_dir) / "secrets" / f"{run}.json"
 
 
@@ -37,5 +37,5 @@ def write_secrets(state_dir: str, run: str, values: Mapping[str, str]) -> None:
         ) from error
 
 
-def remove_secrets(state_dir: str, run: str) -> None:
+def remove_secrets(state_dir: str | Path, run: str) -> None:
     secrets_file(state_dir, run).unlink(missing_ok=True)

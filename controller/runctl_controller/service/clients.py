@@ -12,6 +12,7 @@ import msgspec
 
 from runctl_controller.core.inputs import Requested
 from runctl_controller.core.model import Record
+from runctl_controller.service.engine import named
 from runctl_controller.service.loop import Loop
 from runctl_controller.service.reading import list_checkpoints, read_log
 from runctl_controller.service.views import run_detail, run_view
@@ -19,7 +20,7 @@ from runctl_controller.store.port import Beat, Store, Transaction
 from runctl_shared.bus.port import Delivery
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
-from runctl_shared.errors import NotFound, RefusedByGuard, RunctlError, UsageError, wire_code
+from runctl_shared.errors import RefusedByGuard, RunctlError, UsageError, wire_code
 from runctl_shared.messages import commands, replies, requests
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import MAX_MESSAGE, Malformed, Message, decode, encode
@@ -114,13 +115,6 @@ class Clients:
         reply = self._loop.request(name, given).decision.reply
         return reply if reply is not None else replies.Done()
 
-    def _record(self, tx: Transaction, name: str) -> Record:
-        run = tx.run_id(name)
-        record = tx.load(run) if run is not None else None
-        if record is None:
-            raise NotFound(f"There is no run {name!r}.", "`runctl ls` shows the runs.")
-        return record
-
     def _beat(self, tx: Transaction, record: Record) -> Beat | None:
         """The newest heartbeat of the run's current attempt, from memory or from the store."""
         attempt = record.current or (record.attempts[-1] if record.attempts else None)
@@ -137,23 +131,23 @@ class Clients:
 
     def _show(self, body: requests.ShowRun) -> Body:
         with self._store.transaction() as tx:
-            record = self._record(tx, body.run)
+            record = named(tx, body.run)
             story = tx.story(record.run.id, min(body.story, 5000))
             return run_detail(record, self._beat(tx, record), story, self._clock.now())
 
     def _checkpoints(self, body: requests.ListCheckpoints) -> Body:
         with self._store.transaction() as tx:
-            spec = self._record(tx, body.run).run.spec
+            spec = named(tx, body.run).run.spec
         return list_checkpoints(spec)
 
     def _read_log(self, body: requests.ReadLog) -> Body:
         with self._store.transaction() as tx:
-            record = self._record(tx, body.run)
+            record = named(tx, body.run)
         return read_log(record.run.spec, body.attempt or record.run.newest, body.offset, body.limit)
 
     def _follow(self, body: requests.FollowRun) -> Body:
         with self._store.transaction() as tx:
-            record = self._record(tx, body.run)
+            record = named(tx, body.run)
         seconds = min(body.seconds, LONGEST_FOLLOW)
         self._loop.feed.follow(record.run.id, seconds)
         attempt = record.current

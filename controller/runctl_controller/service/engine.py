@@ -27,6 +27,15 @@ class Outcome(msgspec.Struct, frozen=True):
     told: tuple[Tell, ...]
 
 
+def named(tx: Transaction, name: str) -> Record:
+    """The run of that name or id. Raises NotFound."""
+    run = tx.run_id(name)
+    record = tx.load(run) if run is not None else None
+    if record is None:
+        raise NotFound(f"There is no run {name!r}.", "`runctl ls` shows the runs.")
+    return record
+
+
 class Engine:
     def __init__(self, store: Store, world: World) -> None:
         self._store = store
@@ -55,15 +64,8 @@ class Engine:
     def request(self, name: str, given: Requested) -> Outcome:
         """Carry out a client's request about the run of that name or id. Raises RunctlError when refused."""
         with self._store.transaction() as tx:
-            record = self._submitted(tx, given) or self._named(tx, name)
+            record = self._submitted(tx, given) or named(tx, name)
             return self._decide(tx, record, given)
-
-    def _named(self, tx: Transaction, name: str) -> Record:
-        run = tx.run_id(name)
-        record = tx.load(run) if run is not None else None
-        if record is None:
-            raise NotFound(f"There is no run {name!r}.", "`runctl ls` shows the runs.")
-        return record
 
     def _submitted(self, tx: Transaction, given: Requested) -> Record | None:
         """The record of a run that is submitted now; the known one when it is submitted again."""

@@ -10,6 +10,7 @@ import queue
 from collections.abc import Callable, Mapping
 
 from runctl_controller.core import effects, inputs
+from runctl_controller.core.model import Record
 from runctl_controller.service.engine import Engine, Outcome
 from runctl_controller.service.feed import Feed
 from runctl_controller.service.hearing import Hearing
@@ -42,7 +43,9 @@ class Loop:
         clock: Clock,
         hearing: Hearing,
         carry_out: Callable[..., inputs.Input | None],
+        changed: Callable[[Record], None] = lambda record: None,
     ) -> None:
+        self._changed = changed
         self._engine, self._store, self._bus, self._clock = engine, store, bus, clock
         self.hearing = hearing
         self.feed = Feed(bus, store, hearing, clock)
@@ -243,6 +246,7 @@ class Loop:
         if outcome is not None:
             self.feed.changed(outcome)
             record = outcome.decision.record
+            self._changed(record)
             if any(isinstance(e, effects.CALLS) for e in outcome.decision.effects):
                 self._pump()
             self._expect(

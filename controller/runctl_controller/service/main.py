@@ -18,6 +18,7 @@ from runctl_controller.service.executor import Executor
 from runctl_controller.service.hearing import Hearing
 from runctl_controller.service.lock import held
 from runctl_controller.service.loop import Loop
+from runctl_controller.service.secrets import Secrets
 from runctl_controller.store.port import Store
 from runctl_shared.bus.connect import connect
 from runctl_shared.bus.port import Address, Bus, Stream
@@ -73,7 +74,10 @@ def _serve(config: ControllerConfig, clock: Clock, store: Store, bus: Bus, ready
         boot_limit=config.boot_limit,
     )
     executor = Executor(bus, providers, clock)
-    loop = Loop(Engine(store, world), store, bus, clock, Hearing(world.heartbeat), executor.carry_out)
+    secrets = Secrets(config.state_dir, clock)
+    secrets.sweep(store)
+    engine, hearing = Engine(store, world), Hearing(world.heartbeat)
+    loop = Loop(engine, store, bus, clock, hearing, executor.carry_out, secrets.changed)
     about = _about(config, store, clock)
     clients = Clients(loop, store, clock, about, _refuse)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -50,8 +50,8 @@ def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
 
 
 def at_risk(attempt: Attempt | None, live: Heartbeat | None, beat: Beat | None, now: float) -> float:
-    """Seconds of training since the newest verified checkpoint, as far as it is known here; for an attempt
-    that has ended, what was lost. An agent that is not heard may be training: what is at risk goes on growing.
+    """Seconds of training since the newest verified checkpoint, as far as known here; for an attempt that
+    has ended, what was lost. An agent that is not heard may be training: then it goes on growing.
     """
     if attempt is None:
         return 0.0

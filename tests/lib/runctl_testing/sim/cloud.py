@@ -105,7 +105,7 @@ class SimMachine:
 
 
 class Cloud:
-    """See Provider. Adds: `stranger`, somebody else's machine, which must never be touched."""
+    """See Provider: the same calls, for one order at a time."""
 
     name = "sim"
 

@@ -193,7 +193,7 @@ def failure(world: World, problem: BaseException, last: int = 60) -> str:
     return (
         f"seed {world.seed}: {type(problem).__name__}: {problem}\n"
         f"scenario: {world.scenario}\n{world.line.tail(last)}\n"
-        f"again: pytest tests/simulation -k one_seed --sim-seed={world.seed}"
+        f"again: pytest tests/simulation/test_promises.py -k no_seed --sim-seed={world.seed}"
     )
 
 
