@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from runctl_shared.messages.replies import Done, RunDetail
+
+from runctl_shared.messages.replies import Done
 from runctl_shared.messages.requests import CancelRun, InterruptRun, ResumeRun, StopRun
 from runctl_testing.broker import Broker
 from runctl_testing.controller_process import House
@@ -61,7 +61,7 @@ def test_a_run_succeeds(house: House) -> None:
     ledger = sorted(detail.ledger, key=lambda i: i.start)
     assert ledger[0].start == machine.launched_at
     assert ledger[-1].end == machine.ended_at
-    assert all(a.end == b.start for a, b in zip(ledger, ledger[1:], strict=False))
+    assert all(a.end == b.start for a, b in itertools.pairwise(ledger))
 
 
 def test_an_interrupted_run_resumes_where_it_saved(house: House) -> None:
@@ -74,7 +74,7 @@ def test_an_interrupted_run_resumes_where_it_saved(house: House) -> None:
     # It saved on the signal, so nothing at all was lost.
     assert first.last_step == first.saved_step == second.restored_step
     assert second.first_step == (second.restored_step or 0) + 1
-    assert [m.cause for m in detail.machines][0] == "interrupted"
+    assert next(m.cause for m in detail.machines) == "interrupted"
     _whole(house, run, 150)
 
 
@@ -103,7 +103,7 @@ def test_the_agent_is_killed_and_the_training_does_not_notice(house: House) -> N
     assert (detail.run.state, len(detail.attempts)) == ("succeeded", 1)
     assert not training.is_running()
     _whole(house, run, 120)
-    assert [c.step for c in house.checkpoints(run).checkpoints][0] == 120
+    assert next(c.step for c in house.checkpoints(run).checkpoints) == 120
 
 
 def test_the_controller_is_killed_and_nothing_is_lost(house: House) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-
 READER_GONE = 141
 """128 + SIGPIPE."""
 
@@ -26,9 +25,9 @@ def guarded(command: click.Command, argv: list[str]) -> int:
         return _say(as_json, "usage", _sentence(error.format_message()), _more(error), 2)
     except KeyboardInterrupt:
         return 130
-    except SystemExit as leave:
-        # Click has caught a BrokenPipeError: whoever read our output has gone. No reason to complain.
-        return READER_GONE if isinstance(leave.__context__, BrokenPipeError) else 1
+    except SystemExit:
+        # How click tells of a BrokenPipeError: whoever read our output has gone. No reason to complain.
+        return READER_GONE
     except Exception as error:
         return _failed(as_json, error)
     return result if isinstance(result, int) else 0

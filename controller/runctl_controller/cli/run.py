@@ -9,6 +9,8 @@ import click
 from runctl_controller.cli.options import COMMAND_CONTEXT, Asked, json_option, run_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from runctl_controller.cli.screen import Screen
     from runctl_controller.client.client import Client
     from runctl_controller.settings.model import Settings
@@ -42,9 +44,10 @@ def run(detach: bool, as_json: bool, **options: Any) -> int:
     the run as it is at the end.
     """
     import os
+    from functools import partial
 
     from runctl_controller.cli.screen import standard
-    from runctl_controller.cli.spec import make_spec
+    from runctl_controller.cli.spec import make_spec, secret_values
     from runctl_controller.client.client import user_name
     from runctl_controller.client.embedded import reach
     from runctl_controller.settings.load import load
@@ -52,20 +55,19 @@ def run(detach: bool, as_json: bool, **options: Any) -> int:
 
     settings = load()
     spec = make_spec(Asked(**options), settings, os.environ, user_name(), SystemClock().now())
+    secrets = secret_values(spec, os.environ)
     screen = standard(to_stderr=as_json)
     with reach(settings) as client:
+        submit = partial(_submit, client, settings, spec, secrets)
         if detach:
-            _submit(client, settings, spec)
+            submit()
             _tell_detached(spec, as_json, screen)
             return 0
-        return _attached(client, settings, spec, screen, as_json)
+        return _attached(client, settings, spec, submit, screen, as_json)
 
 
-def _submit(client: Client, settings: Settings, spec: RunSpec) -> None:
+def _submit(client: Client, settings: Settings, spec: RunSpec, secrets: Mapping[str, str]) -> None:
     """Put the run on record. Raises what it is refused with; then no secret is left behind."""
-    import os
-
-    from runctl_controller.cli.spec import secret_values
     from runctl_controller.client.secrets import remove_secrets, write_secrets
     from runctl_shared.errors import NoController
     from runctl_shared.messages.replies import Done
@@ -74,7 +76,7 @@ def _submit(client: Client, settings: Settings, spec: RunSpec) -> None:
     def ask() -> Done:
         return client.ask(SubmitRun(spec=spec), Done)
 
-    write_secrets(settings.state_dir, spec.run, secret_values(spec, os.environ))
+    write_secrets(settings.state_dir, spec.run, secrets)
     try:
         try:
             ask()
@@ -94,7 +96,14 @@ def _tell_detached(spec: RunSpec, as_json: bool, screen: Screen) -> None:
         screen.say(f"look: runctl logs -f {spec.name}; end: runctl stop {spec.name}")
 
 
-def _attached(client: Client, settings: Settings, spec: RunSpec, screen: Screen, as_json: bool) -> int:
+def _attached(
+    client: Client,
+    settings: Settings,
+    spec: RunSpec,
+    submit: Callable[[], None],
+    screen: Screen,
+    as_json: bool,
+) -> int:
     from runctl_controller.cli.attach import Attached
     from runctl_controller.cli.exits import OURS
     from runctl_controller.cli.output import to_json
@@ -108,7 +117,7 @@ def _attached(client: Client, settings: Settings, spec: RunSpec, screen: Screen,
     follower = Follower(client, clock, spec.run, Standby(settings, screen.say).ensure)
     try:
         with noted(follower.wake) as signals:
-            _submit(client, settings, spec)
+            submit()
             screen.say(_welcome(settings, spec))
             try:
                 code = Attached(client, follower, screen, clock, spec.name).watch(signals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 from runctl_controller.cli.command_check import check_command, stem_of
@@ -66,8 +66,10 @@ def refuse(wrong: list[RunctlError]) -> None:
         raise UsageError("\n".join([f"{len(wrong)} things are wrong:", *lines]))
 
 
-def secret_values(spec: RunSpec, environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: environ[name] for name in spec.secrets}
+def secret_values(spec: RunSpec, environ: MutableMapping[str, str]) -> dict[str, str]:
+    """The run's secrets out of `environ`: taken away there, so that no process that is started from here (a
+    controller, say, and with it other people's trainings) has them too."""
+    return {name: environ.pop(name) for name in dict.fromkeys(spec.secrets)}
 
 
 def _folder(wrong: list[RunctlError]) -> str:

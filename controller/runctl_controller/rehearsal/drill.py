@@ -48,7 +48,7 @@ class Drill:
         self._followed = 0.0
 
     def run(self) -> Report:
-        """Rehearse; the report. Raises what the controller refuses with. Whatever happens, the run is ended."""
+        """Rehearse; the report. Raises what the controller refuses with. Its run is ended in any case."""
         subscription = self._client.listen(self._heard)
         try:
             self._client.ask(SubmitRun(spec=self._spec), Done)

@@ -197,10 +197,10 @@ class SimAgent:
 
     def _notices_again(self) -> None:
         """After a restart: what stood before, and is not served any more, has been withdrawn meanwhile."""
+        stood, served = self.engine.state.interruption, self.machine.notice
+        if stood is not None and (served is None or served.id != stood):
+            self.give(inputs.NoticeGone(at=self.now, id=stood))
         self.look_for_notice()
-        serves = self.machine.notice
-        if self.alive and serves is None and self.engine.state.interruption is not None:
-            self.give(inputs.NoticeGone(at=self.now, id=self.engine.state.interruption))
 
     def look_for_notice(self) -> None:
         if self.alive and self.machine.notice is not None:
