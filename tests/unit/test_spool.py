@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,10 +51,10 @@ class Disk:
 
 
 @pytest.fixture(params=["sqlite", "memory"])
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> object:
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     disk = Disk(request.param, tmp_path)
-    request.addfinalizer(disk.close)
-    return disk
+    yield disk
+    disk.close()
 
 
 class TestBothSpools:

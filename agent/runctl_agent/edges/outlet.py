@@ -78,4 +78,5 @@ class Outlet:
         """When `pump` should be called again though nothing happens; None when there is nothing to send."""
         if self._spool.empty:
             return None
-        return max(self._not_before, self._moved + PATIENCE if self._sent > self._acked else now)
+        more = self._sent < self._spool.last_sequence and self._sent - self._acked < WINDOW
+        return max(self._not_before, now if more else self._moved + PATIENCE)
