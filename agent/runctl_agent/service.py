@@ -141,6 +141,7 @@ class Service:
             booted = self._training.find(now, booted)
             if self._engine.state.started_at is not None:
                 self._watch()
+                self._keeper.retell(self._engine.state.saved_at)
         subscription = self._bus.subscribe(Address(Stream.COMMANDS, self._boot.agent), self.on_command)
         self._take(booted)
         while not self._stopped:

@@ -212,6 +212,16 @@ def test_timers_are_replaced_cancelled_and_taken_once(store: Store) -> None:
         assert tx.next_timer() == 40.0
 
 
+def test_timers_are_taken_a_few_at_a_time_and_move_with_the_clock(store: Store) -> None:
+    with store.transaction() as tx:
+        for at in (3.0, 1.0, 2.0):
+            tx.set_timer("run-a", f"look:{at}", at)
+        tx.shift_timers(-0.5)
+    with store.transaction() as tx:
+        assert [timer.at for timer in tx.take_due(9.0, 2)] == [0.5, 1.5]
+        assert tx.next_timer() == 2.5
+
+
 def test_a_name_means_its_newest_run_and_an_id_comes_first(store: Store) -> None:
     with store.transaction() as tx:
         tx.save(finished("run-b", 1.0, name="digits"))

@@ -80,11 +80,9 @@ def test_interrupted_while_attached(runctl: CommandLine) -> None:
     said = run.wait()
     assert said.code == 0
     assert said.out.splitlines()[-1] == finished(150)
+    # It saved when it was asked to: no step is lost, none is shown twice.
     steps = steps_in(said.out)
-    # In order, nothing twice but what was undone, nothing left out.
-    back = [i for i in range(1, len(steps)) if steps[i] != steps[i - 1] + 1]
-    assert len(back) == 1
-    assert steps[back[0]] <= steps[back[0] - 1] + 1
+    assert steps == list(range(1, 151))
     for words in ("notice: interruption", "asked to save (SIGTERM)", "attempt 2: resumed", "2 attempts"):
         assert words in said.err
     log = runctl("logs", "moved").out
@@ -189,13 +187,13 @@ def test_a_secret_reaches_the_training_and_nothing_else(runctl: CommandLine) -> 
 
 
 def test_the_controller_is_killed_while_attached(runctl: CommandLine) -> None:
-    run = runctl.start("run", "--name", "orphan", *runctl.train("--steps", "300", "--step-time", "0.05"))
+    run = runctl.start("run", "--name", "orphan", *runctl.train("--steps", "200", "--step-time", "0.05"))
     run.until("step=5")
     os.kill(runctl.controller(), signal.SIGKILL)
     said = run.wait()
     assert said.code == 0
     assert said.err.count("the controller is gone; starting another") == 1
-    assert steps_in(said.out) == list(range(1, 301))
+    assert steps_in(said.out) == list(range(1, 201))
 
 
 def test_the_environment_of_the_training(runctl: CommandLine) -> None:
@@ -217,7 +215,7 @@ def test_the_environment_of_the_training(runctl: CommandLine) -> None:
 
 
 def _screen(runctl: CommandLine, answers: dict[str, bytes], *arguments: str) -> tuple[int, str]:
-    """`runctl` on a terminal of its own: once it shows a key of `answers`, that is typed. (code, all shown)"""
+    """`runctl` on a terminal of its own; once it shows a key of `answers`, that is typed. (code, shown)"""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         runctl.argv(*arguments),
@@ -236,8 +234,9 @@ def _screen(runctl: CommandLine, answers: dict[str, bytes], *arguments: str) -> 
             try:
                 data = os.read(master, 65536)
             except OSError as error:
-                assert error.errno == errno.EIO  # the other end is closed
-                break
+                if error.errno == errno.EIO:  # the other end is closed
+                    break
+                raise
             shown += data
             for words in [w for w in answers if w.encode() in shown]:
                 os.write(master, answers.pop(words))
@@ -258,7 +257,7 @@ def _take_terminal() -> None:
 
 
 def test_ctrl_c_on_a_terminal_asks(runctl: CommandLine) -> None:
-    answers = {"step=5 ": b"\x03", "[c]ontinue": b"s\n"}
+    answers = {"step=40 ": b"\x03", "[c]ontinue": b"s\n"}
     words = runctl.train("--steps", "100000", "--step-time", "0.05")
     code, shown = _screen(runctl, answers, "run", "--name", "seen", *words)
     assert code == 75

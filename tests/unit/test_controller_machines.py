@@ -43,7 +43,8 @@ def test_a_machine_unheard_for_a_whole_lease_is_fenced_and_replaced_once_gone() 
     c.at += WORLD.lease - 1.0
     assert not wanted(c.seen(1, Provided.RUNNING), effects.Terminate)
     c.at += 3.0
-    assert wanted(c.seen(1, Provided.RUNNING), effects.Terminate)
+    assert wanted(c.seen(1, Provided.RUNNING), effects.ReadCommits)
+    assert wanted(c.give(inputs.CommitsRead(at=c.at, attempt=1)), effects.Terminate)
     assert c.attempt(1).open
     gone = c.seen(1, Provided.TERMINATED, cause=EndCause.ASKED, ended_at=c.at)
     assert wanted(gone, effects.ReadEnd)

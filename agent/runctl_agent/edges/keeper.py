@@ -14,7 +14,7 @@ from runctl_agent.core import inputs
 from runctl_agent.edges.logship import StoredOutput
 from runctl_agent.edges.place import Place
 from runctl_agent.watcher.model import Candidate
-from runctl_shared.checkpoints.manifest import ManifestDamaged
+from runctl_shared.checkpoints.manifest import Manifest, ManifestDamaged
 from runctl_shared.checkpoints.objects import AlreadyExists, ObjectStoreError
 from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
 from runctl_shared.checkpoints.upload import ChangedDuringUpload, Draft, LocalFile
@@ -72,6 +72,11 @@ class Keeper:
     def restore(self, ignore: Callable[[str], None]) -> None:
         """`ignore(root)` keeps the watcher from taking what came out of the store."""
         self._jobs.put(lambda: self._restore(ignore))
+
+    def retell(self, saved_at: float | None) -> None:
+        """After a restart: say Stored of what was stored last, unless the core knows of it. `saved_at`: when
+        the newest that it knows of was written (monotonic)."""
+        self._jobs.put(lambda: self._retell(saved_at))
 
     def add(self, candidate: Candidate) -> None:
         """A complete checkpoint: stored in the order of coming."""
@@ -189,8 +194,7 @@ class Keeper:
     def _commit(self, candidate: Candidate) -> bool:
         """Store one checkpoint. False when it should be tried again."""
         files = [LocalFile(f.path, f.size, f.mtime_ns, f.inode) for f in candidate.files]
-        began = self._clock.monotonic()
-        written_at = began - max(0.0, self._clock.now() - candidate.written_at)
+        written_at = self._now - max(0.0, self._clock.now() - candidate.written_at)
         step = candidate.step if candidate.step is not None else self._step_before(candidate.written_at)
         try:
             sequence = self._next_sequence()
@@ -220,54 +224,83 @@ class Keeper:
             self._sequence = None
             self._discarded(candidate.version, 0.0)
             return False
-        except (RunctlError, OSError, ValueError) as error:
-            log.warning("checkpoint.failed root=%r: %s", candidate.root_name, error)
-            self._tell(inputs.NotStored(at=self._now, root=candidate.root_name, reason=str(error)))
+        except (RunctlError, OSError) as error:
+            self._not_stored(candidate, error)
             self._discarded(candidate.version, LONGEST_WAIT / 2)
             return False
+        except ValueError as error:
+            # It can never be stored, whatever is tried: neither the training nor its end must wait for it.
+            self._not_stored(candidate, error)
+            self._committed(candidate.version)
+            return True
         self._newest = candidate.written_at
         self._committed(candidate.version)
-        self._tell(
-            inputs.Stored(
-                at=self._now,
-                manifest=manifest.name,
-                step=manifest.step,
-                epoch=manifest.epoch,
-                size=manifest.size,
-                files=len(manifest.files),
-                format=manifest.format,
-                written_at=written_at,
-                wall=candidate.written_at,
-                upload_seconds=self._clock.monotonic() - began,
-            )
-        )
+        self._tell(self._stored(manifest, written_at))
         return True
 
+    def _stored(self, manifest: Manifest, written_at: float) -> inputs.Stored:
+        return inputs.Stored(
+            at=self._now,
+            manifest=manifest.name,
+            step=manifest.step,
+            epoch=manifest.epoch,
+            size=manifest.size,
+            files=len(manifest.files),
+            format=manifest.format,
+            written_at=written_at,
+            wall=manifest.written_at,
+            upload_seconds=manifest.upload_seconds,
+        )
+
+    def _not_stored(self, candidate: Candidate, error: Exception) -> None:
+        log.warning("checkpoint.failed root=%r: %s", candidate.root_name, error)
+        self._tell(inputs.NotStored(at=self._now, root=candidate.root_name, reason=str(error)))
+
     def _next_sequence(self) -> int:
-        """The number of the next commit; and once, what an agent before us has committed."""
+        """The number of the next commit."""
         if self._sequence is None:
-            own = [p for p in self._repository.manifests() if p.attempt == self._boot.attempt]
-            for parts in own[-1:]:
-                try:
-                    written = self._repository.read_manifest(parts.name).written_at
-                except ManifestDamaged:
-                    continue  # then it is no newer one that is safe
-                self._newest = max(self._newest, written)
-            self._sequence = max((p.sequence for p in own), default=0)
-        return self._sequence + 1
+            self._look_back()
+        return (self._sequence or 0) + 1
+
+    def _look_back(self) -> Manifest | None:
+        """What this attempt has committed before: by an agent that died, or without our hearing of it."""
+        own = [p for p in self._repository.manifests() if p.attempt == self._boot.attempt]
+        newest = None
+        if own:
+            try:
+                newest = self._repository.read_manifest(own[-1].name)
+                self._newest = max(self._newest, newest.written_at)
+            except ManifestDamaged:
+                pass  # then it is no newer one that is safe
+        self._sequence = max((p.sequence for p in own), default=0)
+        return newest
+
+    def _retell(self, saved_at: float | None) -> None:
+        def act() -> None:
+            manifest = self._look_back()
+            if manifest is None:
+                return
+            written_at = self._now - max(0.0, self._clock.now() - manifest.written_at)
+            # The two clocks may have been set apart a little since.
+            if saved_at is None or written_at > saved_at + 1.0:
+                self._tell(self._stored(manifest, written_at))
+
+        self._patiently(act, lambda why: log.warning("store.unseen %s", why))
 
     def _flush(self, last: Callable[[], list[Candidate]], hurry: bool) -> None:
         wait = FIRST_WAIT
+        failed: list[Candidate] = []
         while not self._closing.is_set():
             with self._lock:
-                found = [*self._waiting, *last()]
+                waiting = {c.version: c for c in (*failed, *self._waiting, *last())}
                 self._waiting.clear()
-            found.sort(key=lambda candidate: candidate.written_at, reverse=hurry)
-            failed = [candidate for candidate in found if not self._commit(candidate)]
-            if not failed and not self._waiting:
+            if not waiting:
                 break
-            self._closing.wait(wait)
-            wait = min(LONGEST_WAIT, wait * 2)
+            found = sorted(waiting.values(), key=lambda candidate: candidate.written_at, reverse=hurry)
+            failed = [candidate for candidate in found if not self._commit(candidate)]
+            if failed:
+                self._closing.wait(wait)
+                wait = min(LONGEST_WAIT, wait * 2)
         self._tell(inputs.Flushed(at=self._now))
 
     def _write_end(self, record: AttemptEnded) -> None:

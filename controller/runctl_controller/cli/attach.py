@@ -21,6 +21,8 @@ from runctl_shared.units import format_bytes
 
 TICK = 1.0
 """Seconds between two looks at the clock, for the status line."""
+REFRESH = 0.25
+"""Seconds that a status line stays at least: a fast training must not make it flicker."""
 HANGUP = 128 + signal.SIGHUP
 
 
@@ -38,7 +40,7 @@ class Attached:
         self._name = name
         self._teller = Teller()
         self._view: RunView | None = None
-        self._viewed_at = 0.0
+        self._viewed_at = self._refreshed_at = 0.0
         self._interrupted = 0
         self._told = ""
 
@@ -74,8 +76,10 @@ class Attached:
             self._screen.say(event.text)
 
     def _refresh(self) -> None:
-        if self._view is not None:
-            self._screen.status(status_line(self._view, self._clock.monotonic() - self._viewed_at))
+        now = self._clock.monotonic()
+        if self._view is not None and now - self._refreshed_at >= REFRESH:
+            self._refreshed_at = now
+            self._screen.status(status_line(self._view, now - self._viewed_at))
 
     def _ended(self, detail: RunDetail) -> int:
         self._screen.status("")

@@ -13,6 +13,7 @@ _AS_IT_IS = frozenset(
         "ended", "unheard", "heard", "fenced", "provider", "store", "checkpoint_failed", "not_supported",
     }
 )  # fmt: skip
+_TOO_MUCH = (" may train", " is asked to end")
 
 
 class Teller:
@@ -24,7 +25,7 @@ class Teller:
     def line(self, story: StoryView) -> str | None:
         """What to tell about `story`, if anything."""
         if story.kind in _AS_IT_IS:
-            return None if story.text.endswith(" may train") else story.text
+            return None if story.text.endswith(_TOO_MUCH) else story.text
         if story.kind == "registered":
             return f"attempt {story.attempt}: the machine is up"
         if story.kind == "training":

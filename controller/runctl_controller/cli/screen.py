@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import BinaryIO, TextIO
 
 from runctl_controller.cli.output import clean
@@ -16,7 +17,13 @@ class Screen:
     """`out` gets bytes as they are, unless it is a terminal; `err` gets lines that begin with ``runctl:``."""
 
     def __init__(
-        self, out: BinaryIO, err: TextIO, *, out_is_terminal: bool, err_is_terminal: bool, width: int = 80
+        self,
+        out: BinaryIO,
+        err: TextIO,
+        *,
+        out_is_terminal: bool,
+        err_is_terminal: bool,
+        width: Callable[[], int] = lambda: 80,
     ) -> None:
         self._out, self._err = out, err
         self._sanitizer = Sanitizer() if out_is_terminal else None
@@ -89,7 +96,7 @@ class Screen:
     def _show(self) -> None:
         # Not into a line that the training has begun: its own progress bar is there.
         if self._live and self._status and not self._shown and not (self._shared and self._line_begun):
-            self._err.write(clean(self._status)[: max(10, self._width - 1)])
+            self._err.write(clean(self._status)[: self._width() - 1])
             self._err.flush()
             self._shown = True
 
@@ -97,11 +104,15 @@ class Screen:
 def standard(to_stderr: bool = False) -> Screen:
     """The screen of this process. `to_stderr`: stdout is for something else."""
     out: BinaryIO = (sys.stderr if to_stderr else sys.stdout).buffer
-    err_is_terminal = sys.stderr.isatty()
     return Screen(
         out,
         sys.stderr,
         out_is_terminal=(sys.stderr if to_stderr else sys.stdout).isatty(),
-        err_is_terminal=err_is_terminal,
-        width=os.get_terminal_size(2).columns if err_is_terminal else 80,
+        err_is_terminal=sys.stderr.isatty(),
+        width=_width,
     )
+
+
+def _width() -> int:
+    """Columns now; a terminal that does not know (0) is taken for an ordinary one."""
+    return max(20, os.get_terminal_size(2).columns or 80)

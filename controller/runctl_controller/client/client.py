@@ -27,7 +27,7 @@ from runctl_shared.messages.codec import Malformed, Message, decode, encode
 from runctl_shared.messages.replies import Failed
 
 R = TypeVar("R", bound=Body)
-TIMEOUT = 15.0
+TIMEOUT = 10.0
 """Seconds that a controller may take to reply."""
 
 

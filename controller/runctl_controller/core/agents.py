@@ -69,7 +69,7 @@ def training_started(turn: Turn, attempt: Attempt, body: events.TrainingStarted)
         turn.attempt(
             attempt.number,
             A.TRAINING,
-            started_at=turn.at,
+            started_at=turn.happened,
             resumed_from=body.resumed_from,
             restored_step=body.restored_step,
         )
@@ -111,7 +111,8 @@ def committed(turn: Turn, attempt: Attempt, body: events.CheckpointCommitted) ->
     attempt = turn.attempt(
         attempt.number,
         saved_step=body.step,
-        saved_at=turn.at,
+        saved_at=turn.happened,
+        newest=body.manifest,
         commits=attempt.commits + 1,
         last_step=last,
         unheard_since=None,

@@ -46,10 +46,8 @@ def decide(record: Record, given: inputs.Input, world: inputs.World) -> Decision
         _timer(turn, given.key)
     elif isinstance(given, inputs.Woke):
         _woke(turn)
-    elif isinstance(given, inputs.EndRead):
-        attempt = turn.record.attempt(given.attempt)
-        if attempt is not None:
-            machines.end_read(turn, attempt, given)
+    elif isinstance(given, inputs.EndRead | inputs.CommitsRead):
+        _read(turn, given)
     elif isinstance(given, (inputs.WentSilent, inputs.HeardAgain)):
         _hearing(turn, given)
     else:
@@ -66,12 +64,33 @@ def _heard(turn: Turn, given: inputs.Heard) -> AcknowledgeEvents | ResendEvents 
     if given.sequence > attempt.events_through + 1:
         return ResendEvents(after=attempt.events_through)
     if given.sequence == attempt.events_through + 1:
-        attempt = turn.attempt(attempt.number, events_through=given.sequence)
+        attempt = _date(turn, turn.attempt(attempt.number, events_through=given.sequence), given)
         if attempt.open and attempt.unheard_since is not None:
             machines.heard_again(turn, attempt, inputs.HeardAgain(at=given.at, agent=given.agent))
             attempt = turn.attempt(attempt.number)
         hear(turn, attempt, given.body)
     return AcknowledgeEvents(through=max(attempt.events_through, given.sequence))
+
+
+def _date(turn: Turn, attempt: Attempt, given: inputs.Heard) -> Attempt:
+    """When the event happened, by our clock. The agent's clock may be wrong, and the event may have waited
+    for the broker: the least delay ever seen is taken for the difference between the clocks."""
+    if given.sent <= 0:
+        return attempt
+    delay = given.at - given.sent
+    lag = delay if attempt.lag is None else min(attempt.lag, delay)
+    turn.happened = min(given.at, max(given.sent + lag, attempt.told_at, attempt.created_at))
+    return turn.attempt(attempt.number, lag=lag, told_at=turn.happened)
+
+
+def _read(turn: Turn, given: inputs.EndRead | inputs.CommitsRead) -> None:
+    attempt = turn.record.attempt(given.attempt)
+    if attempt is None:
+        return
+    if isinstance(given, inputs.EndRead):
+        machines.end_read(turn, attempt, given)
+    else:
+        machines.commits_read(turn, attempt, given)
 
 
 def _hearing(turn: Turn, given: inputs.WentSilent | inputs.HeardAgain) -> None:
@@ -106,6 +125,9 @@ def _woke(turn: Turn) -> None:
             turn.machine(machine.id, looks=0, absent_since=turn.at)
             turn.do(Look(machine=machine.id))
     for attempt in turn.record.attempts:
+        if attempt.open and attempt.unheard_since is not None:
+            # It was we who did not listen: its silence counts from now.
+            attempt = turn.attempt(attempt.number, unheard_since=turn.at)
         if attempt.open:
             renew_lease(turn, attempt)
 

@@ -52,6 +52,12 @@ class ReadEnd(Effect, frozen=True, kw_only=True):
     attempt: int
 
 
+class ReadCommits(Effect, frozen=True, kw_only=True):
+    """Look for the attempt's newest manifest in the checkpoint store: an unheard agent may be committing."""
+
+    attempt: int
+
+
 class ForgetAgent(Effect, frozen=True, kw_only=True):
     """Remove the agent's queue: its machine is gone."""
 
@@ -80,5 +86,5 @@ class Tell(Effect, frozen=True, kw_only=True):
     data: dict[str, object] = {}
 
 
-CALLS = (SendCommand, Launch, Terminate, Interrupt, Look, ReadEnd, ForgetAgent)
+CALLS = (SendCommand, Launch, Terminate, Interrupt, Look, ReadEnd, ReadCommits, ForgetAgent)
 """Effects that leave the process: they go through the outbox."""

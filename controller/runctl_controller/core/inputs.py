@@ -21,11 +21,13 @@ class Requested(Input, frozen=True, kw_only=True):
 
 
 class Heard(Input, frozen=True, kw_only=True):
-    """A numbered event of an agent. `agent` is known by the delivery, never by the body."""
+    """A numbered event of an agent. `agent` is known by the delivery, never by the body. `sent`: when it was
+    put on record, by the agent's own clock (0: it does not say)."""
 
     agent: str
     sequence: int
     body: Body
+    sent: float = 0.0
 
 
 class WentSilent(Input, frozen=True, kw_only=True):
@@ -74,6 +76,15 @@ class EndRead(Input, frozen=True, kw_only=True):
 
     attempt: int
     record: AttemptEnded | None = None
+    error: str | None = None
+
+
+class CommitsRead(Input, frozen=True, kw_only=True):
+    """The newest manifest that the attempt has in the checkpoint store (None: none). `error`: the store
+    could not be asked, so nothing is known."""
+
+    attempt: int
+    newest: str | None = None
     error: str | None = None
 
 

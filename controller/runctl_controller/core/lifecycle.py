@@ -8,7 +8,7 @@ from runctl_controller.core.effects import Launch as LaunchEffect
 from runctl_controller.core.effects import Look, ReadEnd, Terminate
 from runctl_controller.core.ledger import mark_lost
 from runctl_controller.core.model import Attempt, Machine, Wanted
-from runctl_controller.core.reasons import RULES, Next, wait_before
+from runctl_controller.core.reasons import RULES, Next, Rule, wait_before
 from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState, RunState
 from runctl_controller.core.turn import Turn
 from runctl_controller.providers.port import LaunchOrder
@@ -20,6 +20,8 @@ from runctl_shared.spec import Boot, Timing
 # How long an interrupted machine may outlive the time that its provider named, before we end it ourselves:
 # within the first billed hour an interruption by EC2 is free, one by us is not.
 PROVIDER_GRACE = 180.0
+STOP_AGAIN = 30.0
+"""Seconds beyond its grace after which an attempt that was asked to end is asked again."""
 _RUN_STATE_OF = {
     AttemptState.LAUNCHING: RunState.PROVISIONING,
     AttemptState.BOOTING: RunState.PROVISIONING,
@@ -147,7 +149,7 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
         detail=report.detail,
         exit_code=report.exit_code,
         signal=report.signal,
-        ended_at=turn.at,
+        ended_at=turn.happened,
         last_step=attempt.last_step if report.last_step is None else report.last_step,
         saved_step=attempt.saved_step if report.saved_step is None else report.saved_step,
         lost_seconds=lost,
@@ -197,7 +199,7 @@ def _after(turn: Turn, attempt: Attempt) -> None:
     run, current = turn.record.run, turn.record.current
     if current is not None and current.number < attempt.number:
         return  # it only stood by; the one that trains decides
-    rule = RULES[attempt.reason or "lost"]
+    rule = _rule(turn, attempt)
     progress = attempt.commits > 0 or attempt.reason == "interrupted"
     turn.run(
         fruitless=0 if progress else run.fruitless + 1,
@@ -226,6 +228,15 @@ def _after(turn: Turn, attempt: Attempt) -> None:
         turn.run(RunState.STUCK, why=why, ended_at=turn.at)
     else:
         _next_attempt(turn, 0.0 if rule.next is not Next.AFTER_WAIT and progress else _wait(turn, rule.next))
+
+
+def _rule(turn: Turn, attempt: Attempt) -> Rule:
+    """The rule of the attempt's reason. A hard end without a limit of the user's is only the end of
+    that machine."""
+    reason = attempt.reason or "lost"
+    if reason == "time_limit" and turn.record.run.spec.max_seconds is None:
+        reason = "replaced"
+    return RULES[reason]
 
 
 def _wait(turn: Turn, kind: Next) -> float:
@@ -275,15 +286,23 @@ def stop_attempts(turn: Turn, *, save: bool, actor: str) -> None:
     attempt = turn.record.current
     if attempt is None:
         return
-    stop = StopTraining(save=save, grace=turn.record.run.spec.grace if save else 0.0)
-    turn.command(attempt, stop)
-    attempt = turn.attempt(attempt.number, stop_sent=True)
+    attempt = turn.attempt(attempt.number, stop_sent=True, stop_saves=save)
+    _send_stop(turn, attempt)
     turn.tell("stop", f"attempt {attempt.number} is asked to end", attempt=attempt.number, actor=actor)
 
 
+def _send_stop(turn: Turn, attempt: Attempt) -> None:
+    grace = turn.record.run.spec.grace if attempt.stop_saves else 0.0
+    turn.command(attempt, StopTraining(save=attempt.stop_saves, grace=grace))
+    turn.after(f"lease:{attempt.agent}", min(turn.world.lease / 3, STOP_AGAIN + grace))
+
+
 def renew_lease(turn: Turn, attempt: Attempt) -> None:
-    """Let the machine live on; and do it again in time."""
-    if attempt.open and not attempt.stop_sent:
+    """Let the machine live on; and do it again in time. One that is to end is told so again: a broker that
+    lost its disk may have lost the word."""
+    if attempt.open and attempt.stop_sent:
+        _send_stop(turn, attempt)
+    elif attempt.open:
         turn.command(attempt, RenewLease(seconds=turn.world.lease), expires=turn.world.lease)
         if attempt.state is AttemptState.STARTING:
             # A broker that lost its disk may have lost the permission; twice does no harm.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from runctl_controller.core.effects import ForgetAgent, Launch
+from runctl_controller.core.effects import ForgetAgent, Launch, ReadCommits
 from runctl_controller.core.inputs import (
+    CommitsRead,
     EndRead,
     HeardAgain,
     InterruptAnswered,
@@ -33,6 +34,8 @@ from runctl_shared.messages.events import AttemptEnded, EndReason
 # seconds, looked at again and again, does its absence mean that there is none.
 ABSENCE_COUNTS_AFTER = 120.0
 ABSENT_LOOKS = 5  # and so many looks, as a clock can jump between a question and its answer
+END_READS = 7
+"""How often an unreadable store is asked for a final record: some five minutes in all."""
 _FINAL_ERRORS: dict[str, EndReason] = {"no_capacity": "no_capacity", "quota": "quota", "refused": "refused"}
 _REASONS: dict[EndCause, EndReason] = {
     EndCause.INTERRUPTED: "interrupted",
@@ -173,32 +176,59 @@ def _still_there(turn: Turn, machine: Machine) -> None:
     elif attempt is not None and attempt.open and attempt.unheard_since is not None:
         _judge_silence(turn, machine, attempt)
     elif attempt is not None and attempt.open and attempt.state is AttemptState.BOOTING:
-        look_again(turn, machine)
+        _boots(turn, machine)
     elif attempt is not None and attempt.deadline_at is not None:
         look_again(turn, machine, most=15.0)
 
 
+def _boots(turn: Turn, machine: Machine) -> None:
+    """Its own watchdog ends a machine whose agent never starts; one that outlives it is ended by us."""
+    launched = turn.at if machine.launched_at is None else machine.launched_at
+    if turn.at - launched <= 2 * turn.world.boot_limit + turn.world.look:
+        look_again(turn, machine)
+        return
+    text = f"its agent has not registered for {turn.at - launched:.0f} s: the machine is ended"
+    turn.tell("boot", text, attempt=machine.attempt)
+    end_machine(turn, machine, "lifecycle")
+
+
 def _judge_silence(turn: Turn, machine: Machine, attempt: Attempt) -> None:
     """Up, but unheard: only after a whole lease without a word or a commit is it fenced and replaced. By
-    then it has ended itself, if it still can."""
-    heard = max(attempt.unheard_since or 0.0, attempt.saved_at or 0.0)
-    if turn.at - heard <= turn.world.lease + turn.world.look:
+    then it has ended itself, if it still can. Whether it committed, the checkpoint store tells."""
+    if _silence(turn, attempt) <= turn.world.lease + turn.world.look:
         look_again(turn, machine, most=max(turn.world.look, turn.world.lease / 10))
+    else:
+        turn.do(ReadCommits(attempt=attempt.number))
+
+
+def _silence(turn: Turn, attempt: Attempt) -> float:
+    return turn.at - max(attempt.unheard_since or 0.0, attempt.saved_at or 0.0)
+
+
+def commits_read(turn: Turn, attempt: Attempt, given: CommitsRead) -> None:
+    """What the store knows of an agent that is not heard. Not to know is no reason to end anything."""
+    machine = turn.record.machine(attempt.agent)
+    if machine is None or machine.state is not MachineState.RUNNING:
         return
-    silence = turn.at - heard
-    text = f"no word and no checkpoint for {silence:.0f} s, a whole lease: the machine is ended"
-    turn.tell("fenced", text, attempt=attempt.number, silence=silence)
-    end_machine(turn, machine, "lifecycle")
+    if not attempt.open or attempt.unheard_since is None:
+        return
+    silence = _silence(turn, attempt)
+    if given.error is None and given.newest == attempt.newest and silence > turn.world.lease:
+        text = f"no word and no checkpoint for {silence:.0f} s, a whole lease: the machine is ended"
+        turn.tell("fenced", text, attempt=attempt.number, silence=silence)
+        end_machine(turn, machine, "lifecycle")
+        return
+    if given.error is None and given.newest != attempt.newest:
+        turn.attempt(attempt.number, newest=given.newest, saved_at=turn.at)
+        turn.tell("alive", "unheard, but it has stored a checkpoint since", attempt=attempt.number)
+    look_again(turn, machine, most=max(turn.world.look, turn.world.lease / 10))
 
 
 def end_read(turn: Turn, attempt: Attempt, given: EndRead) -> None:
     """End the attempt whose machine is gone: by its own last record if there is one, else by the cause."""
     if not attempt.open:
         return
-    if given.error is not None:
-        turn.after(f"end-record:{attempt.number}", 5.0)
-        text = f"the checkpoint store cannot be read: {given.error}"
-        turn.tell("store", text, attempt=attempt.number)
+    if given.error is not None and _ask_again(turn, attempt, given.error):
         return
     if given.record is not None:
         end_attempt(turn, attempt, given.record)
@@ -208,9 +238,24 @@ def end_read(turn: Turn, attempt: Attempt, given: EndRead) -> None:
     reason = _REASONS[cause]
     if cause is EndCause.ASKED and turn.record.run.wanted is not Wanted.TRAIN:
         reason = "stopped"
+    elif cause is EndCause.ASKED and attempt.state in (AttemptState.LAUNCHING, AttemptState.BOOTING):
+        reason = "boot_failed"
     elif cause is EndCause.ASKED and attempt.unheard_since is not None:
         reason = "lost"
     end_attempt(turn, attempt, _inferred(turn, attempt, reason), actor="provider")
+
+
+def _ask_again(turn: Turn, attempt: Attempt, error: str) -> bool:
+    """The store could not be asked for the final record. The machine is gone, so there is time to ask again,
+    but not for ever: what the record would say can be inferred."""
+    wanted = turn.record.run.wanted is Wanted.TRAIN
+    if not wanted or attempt.end_reads >= END_READS:
+        return False
+    if error != attempt.store_error:
+        turn.tell("store", f"the checkpoint store cannot be read: {error}", attempt=attempt.number)
+    turn.attempt(attempt.number, end_reads=attempt.end_reads + 1, store_error=error)
+    turn.after(f"end-record:{attempt.number}", wait_before(attempt.end_reads + 1))
+    return True
 
 
 def _inferred(turn: Turn, attempt: Attempt, reason: EndReason) -> AttemptEnded:

@@ -44,8 +44,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     `commands`: how many commands were sent to it (their ids derive from it). `unheard_since`: silence, which
     is not death. `notice`: the interruption notice that stands. `saved_at`: when the newest checkpoint was
-    committed. `stop_sent`: it was asked to end.
-    `capabilities`: kinds of commands that its agent understands; empty until it registered.
+    committed, `newest`: its manifest. `stop_sent`: it was asked to end, `stop_saves`: saving first.
+    `capabilities`: kinds of commands that its agent understands; empty until it registered. `lag`: the least
+    by which its events came later than its own clock says, `told_at`: when the last of them happened by ours.
+    `end_reads`: how often its final record was looked for in vain.
     """
 
     number: int
@@ -57,6 +59,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     signal: str | None = None
     permitted: bool = False
     stop_sent: bool = False
+    stop_saves: bool = True
     capabilities: tuple[str, ...] = ()
     unheard_since: float | None = None
     events_through: int = 0
@@ -72,7 +75,12 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int | None = None
     saved_step: int | None = None
     saved_at: float | None = None
+    newest: str | None = None
     commits: int = 0
+    lag: float | None = None
+    told_at: float = 0.0
+    end_reads: int = 0
+    store_error: str = ""
     lost_seconds: float | None = None
     lost_steps: int | None = None
 

@@ -42,6 +42,8 @@ def stop(turn: Turn, body: StopRun, actor: str) -> Done:
         return Done(run=run.id, note=f"{run.spec.name} is paused already")
     if run.state not in OPEN_RUN:
         raise RefusedByGuard(f"{run.spec.name} is {run.state.value}: there is nothing to stop.")
+    if run.wanted is Wanted.CANCEL:
+        return Done(run=run.id, note=f"{run.spec.name} is being cancelled already")
     turn.run(wanted=Wanted.PAUSE)
     turn.tell("stop", "stop: save, then end", actor=actor)
     stop_attempts(turn, save=True, actor=actor)

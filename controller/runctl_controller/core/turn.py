@@ -20,12 +20,16 @@ T = TypeVar("T")
 
 
 class Turn:
-    """Mutable for the length of one decision; `record` and `effects` are its result."""
+    """Mutable for the length of one decision; `record` and `effects` are its result.
+
+    `at` is now; `happened` when what was reported took place, which for an agent that was cut off is earlier:
+    the ledger counts by it.
+    """
 
     def __init__(self, record: Record, world: World, at: float) -> None:
         self.record = record
         self.world = world
-        self.at = at
+        self.at = self.happened = at
         self.effects: list[Effect] = []
 
     # -- the record ---------------------------------------------------------------------------
@@ -74,7 +78,7 @@ class Turn:
         found = _known(self.record.machine(machine), machine)
         # Before it runs nothing is paid for, nor once it is gone (events of it may still come).
         if found.launched_at is not None and found.state is not MachineState.TERMINATED:
-            at = self.at if since is None else since
+            at = self.happened if since is None else since
             self.intervals(switch(self.record.intervals, found, use, at))
 
     def intervals(self, intervals: tuple[Interval, ...]) -> None:

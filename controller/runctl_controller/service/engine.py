@@ -6,6 +6,7 @@ transaction is over; a crash at any point loses nothing and does nothing twice t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -16,8 +17,12 @@ from runctl_controller.core.inputs import Input, Requested, TimerFired, Woke, Wo
 from runctl_controller.core.model import Record
 from runctl_controller.core.requests import new_record
 from runctl_controller.store.port import DueTimer, Store, Transaction
-from runctl_shared.errors import NotFound, RefusedByGuard
+from runctl_shared.errors import NotFound, RefusedByGuard, StoreUnusable
 from runctl_shared.messages.requests import SubmitRun
+
+log = logging.getLogger("runctl.engine")
+PUT_OFF = 60.0
+"""Seconds by which a timer that could not be acted on is put off."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -92,14 +97,25 @@ class Engine:
         return Outcome(decision, told)
 
     def fire_due(self, now: float) -> list[tuple[str, Outcome]]:
-        """Act on every timer that is due: each is removed in the transaction that acts on it."""
-        outcomes = []
-        with self._store.transaction() as tx:
-            for timer in tx.take_due(now):
-                outcome = self._fire(tx, timer, now)
-                if outcome is not None:
-                    outcomes.append((timer.run, outcome))
-        return outcomes
+        """Act on every timer that is due, each in a transaction of its own that also removes it. One that
+        fails is put off: it must not keep the others from being acted on."""
+        outcomes: list[tuple[str, Outcome]] = []
+        while True:
+            try:
+                with self._store.transaction() as tx:
+                    due = tx.take_due(now, 1)
+                    fired = [(timer.run, self._fire(tx, timer, now)) for timer in due]
+            except StoreUnusable:
+                raise
+            except Exception:
+                log.exception("timer.failed")
+                with self._store.transaction() as tx:
+                    for timer in tx.take_due(now, 1):
+                        tx.set_timer(timer.run, timer.key, now + PUT_OFF)
+                continue
+            if not due:
+                return outcomes
+            outcomes += [(run, outcome) for run, outcome in fired if outcome is not None]
 
     def _fire(self, tx: Transaction, timer: DueTimer, now: float) -> Outcome | None:
         record = tx.load(timer.run)
@@ -109,11 +125,22 @@ class Engine:
         """After a start or a jump of the clock: look at every machine before judging any silence."""
         outcomes = []
         with self._store.transaction() as tx:
-            for run in tx.busy():
-                record = tx.load(run)
-                if record is not None:
-                    outcomes.append((run, self._decide(tx, record, Woke(at=now))))
+            busy = tx.busy()
+        for run in busy:
+            try:
+                outcome = self.handle(run, Woke(at=now))
+            except StoreUnusable:
+                raise
+            except Exception:  # one run that cannot be woken must not keep the others asleep
+                log.exception("wake.failed run=%s", run)
+            else:
+                outcomes += [(run, outcome)] if outcome is not None else []
         return outcomes
+
+    def clock_was_set(self, seconds: float) -> None:
+        """Timers are times of day: set back with the clock, they would come as much too late."""
+        with self._store.transaction() as tx:
+            tx.shift_timers(seconds)
 
 
 def _store_effects(tx: Transaction, run: str, effects: Sequence[Effect]) -> tuple[Tell, ...]:

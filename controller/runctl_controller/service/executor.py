@@ -68,6 +68,7 @@ class Executor:
             effects.Interrupt: self._interrupt,
             effects.Look: self._look,
             effects.ReadEnd: self._read_end,
+            effects.ReadCommits: self._read_commits,
             effects.ForgetAgent: self._forget,
         }
 
@@ -160,6 +161,15 @@ class Executor:
             log.warning("end-record.damaged run=%s attempt=%d", spec.run, effect.attempt)
             found = None
         return inputs.EndRead(at=self._clock.now(), attempt=effect.attempt, record=found)
+
+    def _read_commits(self, record: Record, effect: effects.ReadCommits) -> inputs.Input:
+        spec = record.run.spec
+        try:
+            names = RunRepository(open_store(spec.store, create=False), spec.run).manifests()
+        except (RunctlError, OSError) as error:
+            return inputs.CommitsRead(at=self._clock.now(), attempt=effect.attempt, error=str(error))
+        own = [parts.name for parts in names if parts.attempt == effect.attempt]
+        return inputs.CommitsRead(at=self._clock.now(), attempt=effect.attempt, newest=max(own, default=None))
 
     def _forget(self, record: Record, effect: effects.ForgetAgent) -> None:
         try:

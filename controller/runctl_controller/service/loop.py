@@ -82,7 +82,7 @@ class Loop:
 
     def run(self, idle: Callable[[], bool] = lambda: False) -> None:
         """Until `stop`, or until `idle()` says that nothing is left to do."""
-        self.wake()
+        self._guarded(self.wake)
         while not self._stopping:
             try:
                 act = self._inbox.get(timeout=self._wait())
@@ -90,11 +90,11 @@ class Loop:
                 pass
             else:
                 self._guarded(act)
-            self._housekeeping()
-            if idle():
+            self._guarded(self._housekeeping)
+            if self._is_idle(idle):
                 break
         self._outbox.close()
-        self._save_beats()
+        self._guarded(self._save_beats)
 
     def _settle(self, job: Job, outcome: inputs.Input | None) -> None:
         """Take the outcome of a job into account, which is over only then."""
@@ -122,9 +122,18 @@ class Loop:
         except Exception:  # one bad input must not end the controller
             log.exception("input.failed")
 
+    def _is_idle(self, idle: Callable[[], bool]) -> bool:
+        try:
+            return idle()
+        except RunctlError:
+            return False
+
     def _wait(self) -> float:
-        with self._store.transaction() as tx:
-            timer = tx.next_timer()
+        try:
+            with self._store.transaction() as tx:
+                timer = tx.next_timer()
+        except RunctlError:
+            return SWEEP  # the next housekeeping says what is wrong; here is only time to pass
         until_sweep = self._swept + SWEEP - self._clock.monotonic()
         until_timer = until_sweep if timer is None else timer - self._clock.now()
         return max(0.0, min(until_sweep, until_timer))
@@ -139,7 +148,10 @@ class Loop:
     def _housekeeping(self) -> None:
         now, mono = self._clock.now(), self._clock.monotonic()
         if abs(now - mono - self._offset) > JUMP or mono - self._swept > JUMP:
-            log.warning("clock.jumped seconds=%.0f", now - mono - self._offset)
+            jump = now - mono - self._offset
+            log.warning("clock.jumped seconds=%.0f", jump)
+            if jump < 0:
+                self._engine.clock_was_set(jump)
             self._offset, self._swept = now - mono, mono
             self.wake()
         for run, outcome in self._engine.fire_due(now):
@@ -151,9 +163,19 @@ class Loop:
 
     def _sweep(self, now: float, mono: float) -> None:
         self._save_beats()
+        if not self._listening():
+            # Who cannot hear must not call others silent.
+            self.hearing.give_time(mono)
+            return
         for agent, silence in self.hearing.gone_silent(mono):
             given = inputs.WentSilent(at=now, agent=agent, heard_at=now - silence)
             self._publish_for(agent, self._engine.heard(agent, given))
+
+    def _listening(self) -> bool:
+        try:
+            return self._bus.wait_connected(0.0)
+        except RunctlError:
+            return False
 
     def _save_beats(self) -> None:
         beats = self.hearing.take_fresh()
@@ -185,6 +207,7 @@ class Loop:
                 agent=delivery.sender,
                 sequence=message.envelope.sequence,
                 body=message.body,
+                sent=message.envelope.sent,
             )
             try:
                 outcome = self._engine.heard(delivery.sender, given)
@@ -192,8 +215,10 @@ class Loop:
                 # Not settled, it would take up a place at the bus for ever.
                 delivery.requeue()
                 raise
+            delivery.ack()
             self._heard(delivery.sender)
             self._publish_for(delivery.sender, outcome)
+            return
         delivery.ack()
 
     def _heartbeat(self, delivery: Delivery) -> None:

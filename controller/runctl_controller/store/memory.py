@@ -83,11 +83,14 @@ class MemoryTransaction:
     def cancel_timer(self, run: str, key: str) -> None:
         self._t.timers.pop((run, key), None)
 
-    def take_due(self, now: float) -> Sequence[DueTimer]:
-        due = sorted((at, run, key) for (run, key), at in self._t.timers.items() if at <= now)
+    def take_due(self, now: float, limit: int = 1000) -> Sequence[DueTimer]:
+        due = sorted((at, run, key) for (run, key), at in self._t.timers.items() if at <= now)[:limit]
         for _, run, key in due:
             del self._t.timers[run, key]
         return [DueTimer(run=run, key=key, at=at) for at, run, key in due]
+
+    def shift_timers(self, seconds: float) -> None:
+        self._t.timers = {key: at + seconds for key, at in self._t.timers.items()}
 
     def next_timer(self) -> float | None:
         return min(self._t.timers.values(), default=None)

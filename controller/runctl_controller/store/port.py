@@ -81,8 +81,13 @@ class Transaction(Protocol):
 
     def cancel_timer(self, run: str, key: str) -> None: ...
 
-    def take_due(self, now: float) -> Sequence[DueTimer]:
-        """Timers due by `now`, earliest first; they are removed, so this transaction must act on them."""
+    def take_due(self, now: float, limit: int = 1000) -> Sequence[DueTimer]:
+        """Up to `limit` timers due by `now`, earliest first; they are removed, so this transaction must act
+        on them."""
+        ...
+
+    def shift_timers(self, seconds: float) -> None:
+        """Move every timer by so much: the clock was set."""
         ...
 
     def next_timer(self) -> float | None: ...

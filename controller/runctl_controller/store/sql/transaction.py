@@ -15,6 +15,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
+    update,
 )
 
 from runctl_controller.core.effects import Effect, Tell
@@ -53,8 +54,13 @@ _OUTGOING = select(outbox).where(outbox.c.id > _AFTER).order_by(outbox.c.id).lim
 _DONE = delete(outbox).where(outbox.c.id == bindparam("of_id"))
 _SET_TIMER = upsert(timers, "run", "key")
 _CANCEL_TIMER = delete(timers).where(timers.c.run == _RUN, timers.c.key == bindparam("of_key"))
-_DUE = select(timers).where(timers.c.at <= bindparam("now")).order_by(timers.c.at, timers.c.run, timers.c.key)
-_TAKE_DUE = delete(timers).where(timers.c.at <= bindparam("now"))
+_DUE = (
+    select(timers)
+    .where(timers.c.at <= bindparam("now"))
+    .order_by(timers.c.at, timers.c.run, timers.c.key)
+    .limit(bindparam("limit"))
+)
+_SHIFT_TIMERS = update(timers).values(at=timers.c.at + bindparam("seconds"))
 _NEXT_TIMER = select(func.min(timers.c.at))
 _STORY = select(story).where(story.c.run == _RUN).order_by(story.c.id.desc()).limit(_LIMIT)
 _SAVE_BEATS = upsert(beats, "agent")
@@ -128,11 +134,14 @@ class SqlTransaction:
     def cancel_timer(self, run: str, key: str) -> None:
         self._db.execute(_CANCEL_TIMER, {"of_run": run, "of_key": key})
 
-    def take_due(self, now: float) -> Sequence[DueTimer]:
-        due = [_timer(row) for row in self._db.execute(_DUE, {"now": now}).mappings()]
-        if due:
-            self._db.execute(_TAKE_DUE, {"now": now})
+    def take_due(self, now: float, limit: int = 1000) -> Sequence[DueTimer]:
+        due = [_timer(row) for row in self._db.execute(_DUE, {"now": now, "limit": limit}).mappings()]
+        for timer in due:
+            self.cancel_timer(timer.run, timer.key)
         return due
+
+    def shift_timers(self, seconds: float) -> None:
+        self._db.execute(_SHIFT_TIMERS, {"seconds": seconds})
 
     def next_timer(self) -> float | None:
         found: float | None = self._db.execute(_NEXT_TIMER).scalar()

@@ -319,6 +319,15 @@ class SimController:
         found = None if data is None else msgspec.json.decode(data, type=AttemptEnded)
         return inputs.EndRead(at=at, attempt=attempt, record=found)
 
+    def _read_commits(self, record: Record, effect: effects.ReadCommits) -> inputs.Input:
+        at, attempt = self.now, effect.attempt
+        try:
+            names = RunRepository(self.world.vault, record.run.id).manifests()
+        except ObjectStoreError as error:
+            return inputs.CommitsRead(at=at, attempt=attempt, error=str(error))
+        own = [parts.name for parts in names if parts.attempt == attempt]
+        return inputs.CommitsRead(at=at, attempt=attempt, newest=max(own, default=None))
+
     def _forget(self, record: Record, effect: effects.ForgetAgent) -> None:
         self.world.wire.remove(effect.agent)
 
@@ -330,5 +339,6 @@ _HOW: dict[type[effects.Effect], Callable[[SimController, Record, Any], inputs.I
     effects.Interrupt: SimController._interrupt,
     effects.Look: SimController._look,
     effects.ReadEnd: SimController._read_end,
+    effects.ReadCommits: SimController._read_commits,
     effects.ForgetAgent: SimController._forget,
 }
