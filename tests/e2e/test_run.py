@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runctl_shared.messages.replies import Done
-from runctl_shared.messages.requests import CancelRun, InterruptRun, ResumeRun, StopRun
+from runctl_shared.errors import ProviderFailed
+from runctl_shared.messages.replies import Done, RunList
+from runctl_shared.messages.requests import CancelRun, InterruptRun, ListRuns, ResumeRun, StopRun
 from runctl_testing.broker import Broker
 from runctl_testing.controller_process import House
 from runctl_testing.tiny_train import expected
@@ -180,14 +181,14 @@ def test_a_command_that_does_not_exist(house: House) -> None:
     assert "no-such-program-anywhere" in detail.run.why
 
 
-def test_a_store_that_cannot_be_used_stops_before_a_machine_is_paid_for(house: House, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used_is_refused_before_anything_is_on_record(
+    house: House, tmp_path: Path
+) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("not a folder")
-    run = house.submit(store=f"file://{in_the_way}/checkpoints")
-    detail = house.wait_final(run)
-    assert detail.run.state == "stuck"
-    assert detail.machines[0].launched_at is None
-    assert str(in_the_way) in detail.run.why
+    with pytest.raises(ProviderFailed, match=str(in_the_way)):
+        house.submit(store=f"file://{in_the_way}/checkpoints")
+    assert house.client.ask(ListRuns(), RunList).runs == ()
 
 
 @pytest.mark.amqp

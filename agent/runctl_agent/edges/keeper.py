@@ -182,6 +182,8 @@ class Keeper:
             return restored
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)  # a folder cannot replace a link or a file
         os.replace(restored, target)
         return target
 

@@ -12,6 +12,7 @@ import msgspec
 
 from runctl_controller.core.inputs import Requested
 from runctl_controller.core.model import Record
+from runctl_controller.service.admission import admit
 from runctl_controller.service.engine import named
 from runctl_controller.service.loop import Loop
 from runctl_controller.service.reading import list_checkpoints, read_log
@@ -24,7 +25,6 @@ from runctl_shared.errors import RefusedByGuard, RunctlError, UsageError, wire_c
 from runctl_shared.messages import commands, replies, requests
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import MAX_MESSAGE, Malformed, Message, decode, encode
-from runctl_shared.spec import check_spec
 
 log = logging.getLogger("runctl.clients")
 _LESS = "Ask for less of it: a lower limit, or fewer items of the story."
@@ -40,9 +40,20 @@ LONGEST_FOLLOW = 300.0
 _SLOW = (requests.ReadLog, requests.ListCheckpoints)
 
 
+def _said(message: Message[Any], handle: Callable[[Message[Any]], Body | None]) -> Body | None:
+    """What `handle` says to the message; if it fails, the words with which the client is told why."""
+    try:
+        return handle(message)
+    except RunctlError as error:
+        return replies.Failed(code=wire_code(error), what=error.what, mend=error.mend)
+    except Exception as error:  # a bug must not leave the client waiting
+        log.exception("request.failed kind=%s", message.envelope.kind)
+        what = f"The controller failed: {type(error).__name__}."
+        return replies.Failed(code="error", what=what, mend="See controller.log in its state folder.")
+
+
 class Clients:
-    """Answers requests. `about` says what the controller is (for ControllerStatus); `refuse(spec)` returns
-    why a run cannot be taken here, if it cannot."""
+    """Answers requests. `about` says what the controller is (for ControllerStatus)."""
 
     def __init__(
         self,
@@ -50,10 +61,9 @@ class Clients:
         store: Store,
         clock: Clock,
         about: replies.Status,
-        refuse: Callable[[requests.SubmitRun], RunctlError | None],
     ) -> None:
         self._loop, self._store, self._clock = loop, store, clock
-        self._about, self._refuse = about, refuse
+        self._about = about
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="runctl-clients")
         self.last_asked = clock.monotonic()
 
@@ -71,21 +81,23 @@ class Clients:
         except Malformed as error:
             self._answer(delivery, replies.Failed(code="usage", what=f"The request is malformed: {error}."))
             return
-        if isinstance(message.body, _SLOW):
+        if isinstance(message.body, requests.SubmitRun):
+            self._pool.submit(self._admit, delivery, message)
+        elif isinstance(message.body, _SLOW):
             self._pool.submit(self._reply, delivery, message)
         else:
             self._reply(delivery, message)
 
+    def _admit(self, delivery: Delivery, message: Message[Any]) -> None:
+        """Looks at the checkpoint store, which may take its time: not on the loop's thread."""
+        failed = _said(message, lambda message: admit(message.body.spec))
+        if failed is None:
+            self._loop.put(lambda: self._reply(delivery, message))
+        else:
+            self._answer(delivery, failed)
+
     def _reply(self, delivery: Delivery, message: Message[Any]) -> None:
-        try:
-            body = self._handle(message)
-        except RunctlError as error:
-            body = replies.Failed(code=wire_code(error), what=error.what, mend=error.mend)
-        except Exception as error:  # a bug must not leave the client waiting
-            log.exception("request.failed kind=%s", message.envelope.kind)
-            what = f"The controller failed: {type(error).__name__}."
-            body = replies.Failed(code="error", what=what, mend="See controller.log in its state folder.")
-        self._answer(delivery, body)
+        self._answer(delivery, _said(message, self._handle) or replies.Done())
 
     def _answer(self, delivery: Delivery, body: Body) -> None:
         data = encode(body, id=new_id("rep"), sent=self._clock.now())
@@ -107,10 +119,6 @@ class Clients:
 
     def _act(self, body: Any, actor: str) -> Body:
         name = body.run if not isinstance(body, requests.SubmitRun) else body.spec.run
-        if isinstance(body, requests.SubmitRun):
-            wrong = [*check_spec(body.spec), *filter(None, [self._refuse(body)])]
-            if wrong:
-                raise wrong[0]
         given = Requested(at=self._clock.now(), actor=f"user:{actor}", body=body)
         reply = self._loop.request(name, given).decision.reply
         return reply if reply is not None else replies.Done()

@@ -10,44 +10,17 @@ import msgspec
 
 from runctl_controller.core import effects, inputs
 from runctl_controller.core.model import Record
-from runctl_controller.providers.port import LaunchOrder, Provider, Refused, Throttled
+from runctl_controller.providers.port import LaunchOrder, Provider
 from runctl_shared.bus.port import Address, Bus, Stream, Unroutable
-from runctl_shared.checkpoints.objects import AlreadyExists, ObjectStoreError, StoreFull, StoreRefused
 from runctl_shared.checkpoints.open import open_store
-from runctl_shared.checkpoints.probe import probe_conditional_put
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.clock import Clock
 from runctl_shared.errors import ProviderFailed, RunctlError
 from runctl_shared.messages.codec import encode
 from runctl_shared.messages.events import AttemptEnded
-from runctl_shared.spec import RunSpec
 
 log = logging.getLogger("runctl.executor")
 CONFIRM_TIMEOUT = 30.0
-_FOR_A_PERSON = (AlreadyExists, StoreFull, StoreRefused)
-"""Failures of the checkpoint store that trying again does not mend."""
-
-
-def prepare_store(spec: RunSpec) -> None:
-    """Put the run's identity into its checkpoint store, before the first machine is paid for.
-
-    From then on an empty store is a wrong or missing one, never "nothing to resume". Raises Refused when the
-    store cannot be used, or lets two writers win the same conditional put; Throttled when it may be later.
-    """
-    try:
-        store = open_store(spec.store)
-        if not probe_conditional_put(store):
-            raise Refused(
-                f"The checkpoint store {spec.store} does not honour conditional puts.",
-                "Use a store that does: without them a cut-off machine could overwrite newer work.",
-            )
-        RunRepository(store, spec.run).write_spec(spec)
-    except Refused:
-        raise
-    except (RunctlError, OSError) as error:
-        passing = isinstance(error, ObjectStoreError) and not isinstance(error, _FOR_A_PERSON)
-        kind = Throttled if passing else Refused
-        raise kind(f"The checkpoint store {spec.store} cannot be used: {error}") from error
 
 
 class TryLater(Exception):
@@ -110,10 +83,7 @@ class Executor:
             self._bus.declare_agent(effect.machine)
         except RunctlError as error:
             raise TryLater(str(error)) from error
-        machine = record.machine(effect.machine)
         try:
-            if machine is not None and machine.attempt == 1:
-                prepare_store(record.run.spec)
             sighting = provider.launch(order)
         except ProviderFailed as error:
             return inputs.LaunchAnswered(

@@ -51,7 +51,8 @@ class Loop:
         self.feed = Feed(bus, store, hearing, clock)
         self.counts: dict[str, int] = {}
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._outbox = Outbox(carry_out, self._job_done, clock, pools=(_AGENT,))
+        self._carry_out = carry_out
+        self._outbox = Outbox(self._as_owner, self._job_done, clock, pools=(_AGENT,))
         self._pumped = 0
         self._stopping = False
         self._offset = clock.now() - clock.monotonic()
@@ -95,6 +96,13 @@ class Loop:
                 break
         self._outbox.close()
         self._guarded(self._save_beats)
+
+    def _as_owner(self, record: Record, effect: effects.Effect) -> inputs.Input | None:
+        """Carry out an effect, unless another controller has taken over while this one slept: then it raises
+        Superseded. (Called from the outbox's workers.)"""
+        with self._store.transaction():
+            pass
+        return self._carry_out(record, effect)
 
     def _settle(self, job: Job, outcome: inputs.Input | None) -> None:
         """Take the outcome of a job into account, which is over only then."""

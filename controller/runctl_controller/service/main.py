@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from runctl_controller import __version__
 from runctl_controller.core.inputs import World
+from runctl_controller.core.tables import MachineState
 from runctl_controller.providers.local.provider import LocalProvider
 from runctl_controller.providers.port import Provider
 from runctl_controller.service.clients import Clients
@@ -23,9 +24,8 @@ from runctl_controller.store.port import Store
 from runctl_shared.bus.connect import connect
 from runctl_shared.bus.port import Address, Bus, Stream
 from runctl_shared.clock import Clock, SystemClock
-from runctl_shared.errors import NoController, RefusedByGuard, RunctlError
+from runctl_shared.errors import NoController
 from runctl_shared.messages.replies import Status
-from runctl_shared.messages.requests import SubmitRun
 
 log = logging.getLogger("runctl.controller")
 CONNECT_TIMEOUT = 30.0
@@ -79,9 +79,10 @@ def _serve(config: ControllerConfig, clock: Clock, store: Store, bus: Bus, ready
     engine, hearing = Engine(store, world), Hearing(world.heartbeat)
     loop = Loop(engine, store, bus, clock, hearing, executor.carry_out, secrets.changed)
     about = _about(config, store, clock)
-    clients = Clients(loop, store, clock, about, _refuse)
+    clients = Clients(loop, store, clock, about)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
+    _declare_agents(bus, store)
     subscriptions = [
         bus.subscribe(Address(Stream.EVENTS), loop.on_event),
         bus.subscribe(Address(Stream.HEARTBEATS), loop.on_heartbeat, prefetch=500),
@@ -93,6 +94,16 @@ def _serve(config: ControllerConfig, clock: Clock, store: Store, bus: Bus, ready
     for subscription in subscriptions:
         subscription.close()
     clients.close()
+
+
+def _declare_agents(bus: Bus, store: Store) -> None:
+    """The queues of living agents: the bus makes them anew on each reconnect only if it knows of them."""
+    with store.transaction() as tx:
+        records = [record for run in tx.busy() if (record := tx.load(run)) is not None]
+    for record in records:
+        for machine in record.machines:
+            if machine.state is not MachineState.TERMINATED:
+                bus.declare_agent(machine.id)
 
 
 def _about(config: ControllerConfig, store: Store, clock: Clock) -> Status:
@@ -107,14 +118,6 @@ def _about(config: ControllerConfig, store: Store, clock: Clock) -> Status:
         bus=config.bus.split("://", 1)[0],
         state_dir=str(config.state_dir),
     )
-
-
-def _refuse(body: SubmitRun) -> RunctlError | None:
-    if body.spec.provider != "local":
-        return RefusedByGuard(
-            f"The provider {body.spec.provider!r} is not supported yet.", "Only the local one is, so far."
-        )
-    return None
 
 
 def _idle(config: ControllerConfig, clock: Clock, store: Store, clients: Clients) -> Callable[[], bool]:

@@ -15,7 +15,7 @@ ITSELF = "."
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_PATH = 700  # bytes: leaves room for the run's and the checkpoint's id in the key
-_LATEST = 1 << 62  # nanoseconds: the year 2116, and what every file system takes
+LATEST = 1 << 62  # nanoseconds: the year 2116, and what every file system takes
 
 
 def require_run(store: ObjectStore, run: str) -> None:
@@ -43,7 +43,7 @@ def load_manifest(store: ObjectStore, run: str, name: str) -> Manifest:
     if problem is not None:
         raise ManifestDamaged(f"{name}: {problem}.")
     for entry in manifest.files:
-        good = entry.size >= 0 and 0 <= entry.mtime_ns < _LATEST and _SHA256.fullmatch(entry.sha256)
+        good = entry.size >= 0 and 0 <= entry.mtime_ns < LATEST and _SHA256.fullmatch(entry.sha256)
         if not good:
             raise ManifestDamaged(f"{name}: what it says of {entry.path!r} is not possible.")
     return manifest

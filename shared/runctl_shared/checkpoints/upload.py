@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from runctl_shared import __version__
-from runctl_shared.checkpoints.checks import layout_problem
+from runctl_shared.checkpoints.checks import LATEST, layout_problem
 from runctl_shared.checkpoints.manifest import (
     FileEntry,
     Manifest,
@@ -154,7 +154,8 @@ class Upload:
             raise _changed(file) from None
         if size != file.size:
             raise _changed(file)
-        return FileEntry(file.path, size, sha256, file.mtime_ns)
+        # A time that could not be given back would make a manifest that counts as damaged.
+        return FileEntry(file.path, size, sha256, min(max(0, file.mtime_ns), LATEST - 1))
 
     def _check_stop(self) -> None:
         if self._should_stop():
