@@ -75,7 +75,7 @@ class PrivateNode:
 
     def __init__(self, server: Path, folder: Path) -> None:
         self._server = server
-        self._folder = folder
+        self.folder = folder
         self._id = "runctl-" + secrets.token_hex(4)
         self._port, self._distribution_port, self._mapper_port = _free_ports(3)
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -94,7 +94,7 @@ class PrivateNode:
     def start(self) -> None:
         env = self._environment()
         mapper = shutil.which("epmd", path=env["PATH"])
-        with (self._folder / "log" / "console.log").open("ab") as log:
+        with (self.folder / "log" / "console.log").open("ab") as log:
             if mapper is not None:  # else the node starts a daemon of its own; `kill` finds that one too
                 self._spawn([mapper, "-port", str(self._mapper_port), "-address", "127.0.0.1"], env, log)
             node = self._spawn([str(self._server)], env, log)
@@ -118,7 +118,7 @@ class PrivateNode:
 
     def _stored(self, name: bytes) -> bool:
         tables = [
-            path for path in (self._folder / "data").rglob("*") if path.suffix in (".LOG", ".DCL", ".DCD")
+            path for path in (self.folder / "data").rglob("*") if path.suffix in (".LOG", ".DCL", ".DCD")
         ]
         return any(name in path.read_bytes() for path in tables if path.exists())
 
@@ -139,7 +139,7 @@ class PrivateNode:
 
     def close(self) -> None:
         self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _spawn(self, command: list[str], env: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -148,7 +148,7 @@ class PrivateNode:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd=self._folder,
+            cwd=self.folder,
             start_new_session=True,
         )
         self._processes.append(process)
@@ -160,7 +160,7 @@ class PrivateNode:
         }
         tree = _UNPACKED if self._server.is_relative_to(_UNPACKED) else Path("/")
         folders = [str(folder) for folder in (tree / "usr/bin", tree / "usr/sbin") if folder.is_dir()]
-        folder = self._folder
+        folder = self.folder
         return inherited | {
             _MARK: self._id,
             "PATH": os.pathsep.join([*folders, inherited.get("PATH", "/usr/bin:/bin")]),
@@ -185,7 +185,7 @@ class PrivateNode:
         }
 
     def _end_of_log(self) -> str:
-        logs = sorted((self._folder / "log").glob("*.log"), key=lambda path: path.stat().st_mtime)
+        logs = sorted((self.folder / "log").glob("*.log"), key=lambda path: path.stat().st_mtime)
         return "\n".join(
             line for path in logs for line in path.read_text(errors="replace").splitlines()[-15:]
         )

@@ -73,7 +73,8 @@ def main() -> int:
         if args.save_every and step % args.save_every == 0:
             save(folder, step, total)
     print(f"finished total={total}", flush=True)
-    return args.exit
+    code: int = args.exit
+    return code
 
 
 if __name__ == "__main__":
