@@ -173,6 +173,73 @@ def test_a_withdrawn_notice_lets_the_training_go_on_and_another_one_counts_again
     assert kinds(agent.give(notice(30.0, id="n2"))) == [effects.AskToSave]
 
 
+def test_a_stop_that_was_given_during_a_notice_outlives_it() -> None:
+    agent = training()
+    agent.give(notice(10.0, 60.0))
+    agent.command(commands.StopTraining(grace=80.0), at=20.0)
+    assert agent.state.kill_at == 67.0
+    assert kinds(agent.give(inputs.NoticeGone(at=30.0, id="n1"))) == []  # it was asked to save already
+    assert (agent.state.cause, agent.state.kill_at, due(agent.state)) == ("stop", 100.0, 100.0)
+    assert kinds(agent.give(inputs.Tick(at=100.0))) == [effects.Kill]
+    agent.give(exited(100.1, None, "SIGKILL"))
+    agent.give(inputs.Flushed(at=101.0))
+    assert agent.end.reason == "stopped"
+
+
+def test_a_stop_that_was_given_before_a_notice_gets_its_own_time_back() -> None:
+    agent = training()
+    agent.command(commands.StopTraining(grace=80.0), at=10.0)
+    agent.give(notice(11.0, 20.0))
+    assert agent.state.kill_at == 28.0
+    agent.give(inputs.NoticeGone(at=12.0, id="n1"))
+    assert (agent.state.cause, agent.state.kill_at) == ("stop", 90.0)
+
+
+def test_a_stop_that_a_too_short_notice_left_no_time_to_save_asks_when_that_is_withdrawn() -> None:
+    agent = training()
+    agent.give(notice(10.0, 0.0))
+    agent.command(commands.StopTraining(grace=80.0), at=10.0)
+    assert effects.AskToSave not in kinds(agent.wanted)
+    assert kinds(agent.give(inputs.NoticeGone(at=10.0, id="n1"))) == [effects.AskToSave]
+
+
+def test_what_was_killed_on_request_was_stopped_also_when_a_notice_came_first() -> None:
+    agent = training()
+    agent.give(notice(10.0, 60.0))
+    assert effects.Kill in kinds(agent.command(commands.StopTraining(save=False), at=11.0))
+    agent.give(inputs.NoticeGone(at=12.0, id="n1"))
+    agent.give(exited(12.1, None, "SIGKILL"))
+    agent.give(inputs.Flushed(at=13.0))
+    assert agent.end.reason == "stopped"
+
+
+def test_a_notice_that_is_withdrawn_while_the_command_is_being_started_is_forgotten() -> None:
+    agent = Agent(phase=Phase.STARTING)
+    agent.give(notice(10.0, 60.0))
+    agent.give(inputs.NoticeGone(at=11.0, id="n1"))
+    assert kinds(agent.give(inputs.TrainingUp(at=12.0, pid=7))) == []
+    assert (agent.state.phase, agent.state.cause) == (Phase.TRAINING, None)
+
+
+def test_a_notice_while_storing_makes_it_end_in_time() -> None:
+    agent = training()
+    agent.give(exited(20.0))
+    assert due(agent.state) == 20.0 + RULES.flush
+    agent.give(notice(30.0, 60.0))
+    assert due(agent.state) == 89.0
+    agent.give(notice(31.0, None, id="r", kind="rebalance"))
+    assert due(agent.state) == 89.0
+    agent.give(inputs.Tick(at=89.0))
+    assert agent.end.reason == "succeeded"
+
+
+def test_what_was_stored_last_is_on_record() -> None:
+    agent = training()
+    assert agent.state.saved_manifest is None
+    agent.give(stored(12.0, 11.0))
+    assert agent.state.saved_manifest == "manifests/m"
+
+
 def test_the_end_of_a_rebalance_notice_does_not_call_off_an_interruption() -> None:
     agent = training()
     agent.give(notice(10.0, None, id="r", kind="rebalance"))

@@ -34,12 +34,18 @@ class Hands:
         self.lease = Lease.FREE
         self.verdict = COMPLETE
         self.checks = 0
+        self.asked = False
 
     def look(self, *, woken: bool = False, writer_gone: bool = False) -> Look:
         seen = {NAME: Seen(self.files, self.signed, self.known)} if self.files else {}
+        self.asked = False
         return self.completeness.look(
-            self.now, seen, lambda _: self.lease, self._check, woken=woken, writer_gone=writer_gone
+            self.now, seen, self._lease, self._check, woken=woken, writer_gone=writer_gone
         )
+
+    def _lease(self, name: str) -> Lease:
+        self.asked = True
+        return self.lease
 
     def _check(self, name: str) -> Verdict:
         self.checks += 1
@@ -208,11 +214,13 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(woken=st.booleans())
     def look(self, woken: bool) -> None:
         hands = self.hands
-        if not hands.files or hands.lease is Lease.BUSY:
+        ready = hands.look(woken=woken).ready
+        # A look that is not due asks for no lease, so it neither sees a writer nor that there is none.
+        if not hands.files or (hands.asked and hands.lease is Lease.BUSY):
             self.quiet_since = None
-        elif self.quiet_since is None:
+        elif self.quiet_since is None and hands.asked:
             self.quiet_since = hands.now
-        if hands.look(woken=woken).ready:
+        if ready:
             self.must_have_been_right()
 
     def must_have_been_right(self) -> None:

@@ -21,7 +21,7 @@ _EPILOG = """\b
 The training finds the folder for its checkpoints in RUNCTL_CHECKPOINT_DIR
 (or in the command, as {checkpoint_dir}) and, when there is something to
 resume, its path in RUNCTL_RESUME_FROM. Of your environment it gets what
-programs need to start (PATH, HOME, VIRTUAL_ENV, CONDA_*, LD_LIBRARY_PATH,
+programs need to start (PATH, HOME, VIRTUAL_ENV, CONDA_PREFIX, LD_LIBRARY_PATH,
 LANG, LC_*, PYTHON*, CUDA_*, NVIDIA_*, NCCL_*, OMP_*, TORCH_*, JAX_*, TF_*,
 proxies, ...) but nothing that looks like a secret: --secret passes those.
 \b

@@ -30,22 +30,15 @@ class Sanitizer:
         shown = []
         at = 0
         while (escape := data.find(b"\x1b", at)) >= 0:
-            shown.append(data[at:escape])
+            shown.append(_DROPPED.sub(b"", data[at:escape]))
             whole = _WHOLE.match(data, escape)
             if whole is not None:
-                if _KEPT.fullmatch(whole[0]):
-                    shown.append(b"\x00" + whole[0][1:])  # marked, so that the escape itself is not dropped
+                shown.append(whole[0] if _KEPT.fullmatch(whole[0]) else b"")
                 at = whole.end()
             elif len(data) - escape < _LONGEST:
                 self._held = data[escape:] + self._held
                 at = len(data)
             else:
                 at = escape + 1
-        shown.append(data[at:])
-        return b"".join(_harmless(part) for part in shown)
-
-
-def _harmless(part: bytes) -> bytes:
-    if part[:1] == b"\x00" and _KEPT.fullmatch(b"\x1b" + part[1:]):
-        return b"\x1b" + part[1:]
-    return _DROPPED.sub(b"", part)
+        shown.append(_DROPPED.sub(b"", data[at:]))
+        return b"".join(shown)

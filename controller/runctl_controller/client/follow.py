@@ -1,7 +1,8 @@
-"""Following a run: everything that happens to it and everything that it prints, in order, each thing once.
+"""Following a run: everything that happens to it and everything that it prints, each thing once.
 
 The feed may drop messages. Whatever it does not bring is asked for: the story and the state from the
-controller, the output from the agent again, or from the checkpoint store.
+controller, the output from the agent again, or from the checkpoint store. Output is always in order; what
+happened to the run is, unless the feed dropped some of it.
 """
 
 from __future__ import annotations
@@ -240,14 +241,15 @@ class Follower:
     def _read(self) -> None:
         """Everything of the present attempt from where we are on, as far as it is stored."""
         output = self._output
-        while output.attempt in self._trained:
+        while True:
             try:
                 body = ReadLog(run=self._run, attempt=output.attempt, offset=output.offset)
                 piece: LogPiece | None = self._ask(body, LogPiece)
             except NoController:
                 raise
             except RunctlError as error:
-                self._events.append(Troubled(f"the stored output cannot be read: {error}"))
+                if output.attempt in self._trained:  # one that never did has printed nothing
+                    self._events.append(Troubled(f"the stored output cannot be read: {error}"))
                 return
             if piece is None or not piece.data:
                 return

@@ -1,0 +1,358 @@
+"""Requests over a real bus: each kind, what is refused, and what nobody should have sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import msgspec
+import pytest
+
+from runctl_controller.core.effects import Tell
+from runctl_controller.core.tables import MachineState
+from runctl_controller.service import clients as module
+from runctl_shared.bus.port import Address, Stream
+from runctl_shared.checkpoints.directory import DirectoryStore
+from runctl_shared.checkpoints.objects import ObjectStoreError
+from runctl_shared.checkpoints.repository import RunRepository
+from runctl_shared.errors import NotFound, ProviderFailed, RefusedByGuard, RunctlError, UsageError
+from runctl_shared.messages import requests
+from runctl_shared.messages.base import Body
+from runctl_shared.messages.codec import decode, encode
+from runctl_shared.messages.commands import FollowOutput, StopTraining
+from runctl_shared.messages.events import CheckpointCommitted, Heartbeat, OutputSeen
+from runctl_shared.messages.replies import (
+    CheckpointList,
+    Done,
+    Failed,
+    LogPiece,
+    OutputRelayed,
+    ProgressSeen,
+    RunChanged,
+    RunDetail,
+    RunList,
+    Status,
+)
+from runctl_testing import checkpoints
+from runctl_testing.buses import FEED, PATIENCE, Inbox
+from runctl_testing.eventually import eventually
+from runctl_testing.office import RUN, Office
+
+AGENT = "agent-abcd1234-1"
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    office = Office(tmp_path)
+    yield office
+    office.close()
+
+
+def raw(office: Office, data: bytes) -> Any:
+    """The reply to these bytes."""
+    return decode(office.agents.request(data, timeout=PATIENCE)).body
+
+
+def heard(inbox: Inbox, kind: type[Body]) -> list[Any]:
+    return [m.body for m in map(decode, inbox.bodies()) if isinstance(m.body, kind)]
+
+
+class TestSubmit:
+    def test_a_run_is_on_record_before_it_is_answered(self, office: Office) -> None:
+        done = office.client.ask(requests.SubmitRun(spec=office.spec()), Done)
+        assert done.run == RUN
+        assert office.record().run.spec == office.spec()
+        eventually(lambda: office.provider.burning() == [AGENT])
+
+    def test_asked_again_it_is_the_same_run(self, office: Office) -> None:
+        office.submitted()
+        detail = office.submitted()
+        assert len(detail.attempts) == 1
+        listed = office.client.ask(requests.ListRuns(), RunList)
+        assert [run.run for run in listed.runs] == [RUN]
+
+    @pytest.mark.parametrize(
+        ("changes", "kind"),
+        [
+            ({"run": "gun-abcd1234"}, UsageError),
+            ({"name": "No Name"}, UsageError),
+            ({"grace": -1.0}, UsageError),
+            ({"provider": "moon"}, RefusedByGuard),
+            ({"store": "s3://bucket"}, ProviderFailed),
+            ({"store": "/proc/nowhere"}, ProviderFailed),
+        ],
+    )
+    def test_what_cannot_run_is_refused_before_anything_is_on_record(
+        self, office: Office, changes: dict[str, Any], kind: type[RunctlError]
+    ) -> None:
+        spec = msgspec.structs.replace(office.spec(), **changes)
+        with pytest.raises(kind):
+            office.client.ask(requests.SubmitRun(spec=spec), Done)
+        assert office.client.ask(requests.ListRuns(), RunList).runs == ()
+        assert office.provider.calls == [("offers", "")]
+
+    def test_a_name_that_is_in_use_is_refused(self, office: Office) -> None:
+        office.submitted()
+        with pytest.raises(RefusedByGuard, match="digits"):
+            office.submitted(office.spec(run="run-efgh5678"))
+
+
+class TestLooking:
+    def test_runs_newest_first_as_many_as_asked_for_and_of_the_project(self, office: Office) -> None:
+        for number in range(3):
+            office.submitted(
+                office.spec(run=f"run-0000{number}", name=f"run{number}", project=f"p{number % 2}")
+            )
+        ask = office.client.ask
+        assert [r.name for r in ask(requests.ListRuns(), RunList).runs] == ["run2", "run1", "run0"]
+        assert [r.name for r in ask(requests.ListRuns(limit=1), RunList).runs] == ["run2"]
+        assert [r.name for r in ask(requests.ListRuns(project="p1"), RunList).runs] == ["run1"]
+        assert ask(requests.ListRuns(project="none"), RunList).runs == ()
+
+    def test_a_run_by_name_or_id(self, office: Office) -> None:
+        office.submitted()
+        by_id, by_name = office.detail(RUN), office.detail("digits")
+        assert by_id.run.run == by_name.run.run == RUN
+        assert by_id.spec == office.spec()
+
+    def test_the_newest_of_the_story_and_no_more_than_asked_for(self, office: Office) -> None:
+        office.training()
+        story = office.detail().story
+        few = office.client.ask(requests.ShowRun(run=RUN, story=2), RunDetail).story
+        assert few == story[-2:]
+
+    def test_the_heartbeat_that_came_last_is_seen(self, office: Office) -> None:
+        office.training()
+        beat = encode(Heartbeat(phase="training", step=77, loss=0.5), id="b", agent=AGENT)
+        office.agents.publish(Address(Stream.HEARTBEATS, AGENT, "Heartbeat"), beat, message_id="b")
+        assert eventually(lambda: office.detail().run.step == 77, PATIENCE)
+        assert office.detail().run.loss == 0.5
+
+    def test_the_status_counts_what_is_left_to_do(self, office: Office) -> None:
+        status = office.client.ask(requests.ControllerStatus(), Status)
+        assert (status.unfinished, status.machines, status.installation) == (0, 0, "inst-test")
+        office.training()
+        status = office.client.ask(requests.ControllerStatus(), Status)
+        assert (status.unfinished, status.machines) == (1, 1)
+        assert status.pid > 1
+
+    def test_checkpoints_newest_first_and_which_may_be_restored(self, office: Office, tmp_path: Path) -> None:
+        office.submitted()
+        assert office.client.ask(requests.ListCheckpoints(run=RUN), CheckpointList).checkpoints == ()
+        repository = RunRepository(DirectoryStore(tmp_path / "checkpoints"), RUN)
+        repository.claim(1, AGENT, None, 0.0)
+        for step in (1, 2):
+            checkpoints.commit(repository, tmp_path / "train", step)
+        repository.claim(2, "agent-abcd1234-2", repository.eligible()[0].name, 0.0)
+        checkpoints.commit(repository, tmp_path / "train", 9)  # a cut-off attempt's
+        found = office.client.ask(requests.ListCheckpoints(run="digits"), CheckpointList).checkpoints
+        assert [(c.step, c.eligible) for c in found] == [(9, False), (2, True), (1, True)]
+        path = found[0].where.removeprefix("file://")
+        assert checkpoints.is_whole(Path(path), 9)
+
+    def test_a_damaged_manifest_hides_only_itself(self, office: Office, tmp_path: Path) -> None:
+        office.submitted()
+        store = DirectoryStore(tmp_path / "checkpoints")
+        repository = RunRepository(store, RUN)
+        repository.claim(1, AGENT, None, 0.0)
+        names = [checkpoints.commit(repository, tmp_path / "train", step).name for step in (1, 2)]
+        store.put(f"{RUN}/{names[1]}", b"{")
+        found = office.client.ask(requests.ListCheckpoints(run=RUN), CheckpointList).checkpoints
+        assert [c.step for c in found] == [1]
+
+    def test_the_output_piece_by_piece(self, office: Office, tmp_path: Path) -> None:
+        office.submitted()
+        logs = RunRepository(DirectoryStore(tmp_path / "checkpoints"), RUN).logs
+        logs.append_segment(1, 0, b"0123456789")
+        logs.append_segment(2, 0, b"second")
+        ask = office.client.ask
+        piece = ask(requests.ReadLog(run=RUN, offset=3, limit=4), LogPiece)
+        assert (piece.attempt, piece.offset, piece.data, piece.size) == (1, 3, b"3456", 10)
+        assert piece.attempts == (1, 2)
+        assert ask(requests.ReadLog(run=RUN, attempt=2), LogPiece).data == b"second"
+        assert ask(requests.ReadLog(run=RUN, offset=99), LogPiece).data == b""
+        logs.append_segment(1, 0, b"x" * (1 << 20))
+        large = ask(requests.ReadLog(run=RUN, limit=2**53), LogPiece)  # as much as fits into a message
+        assert 0 < len(large.data) < 1 << 20
+
+
+class TestActing:
+    def test_stop_asks_the_training_to_save(self, office: Office) -> None:
+        office.training()
+        inbox = office.commands()
+        done = office.client.ask(requests.StopRun(run="digits"), Done)
+        assert done.run == RUN
+        eventually(lambda: heard(inbox, StopTraining))
+        assert heard(inbox, StopTraining)[0].save
+
+    def test_cancel_is_refused_while_it_trains_and_done_with_force(self, office: Office) -> None:
+        office.training()
+        with pytest.raises(RefusedByGuard, match="training"):
+            office.client.ask(requests.CancelRun(run=RUN), Done)
+        inbox = office.commands()
+        office.client.ask(requests.CancelRun(run=RUN, force=True), Done)
+        eventually(lambda: heard(inbox, StopTraining))
+        assert not heard(inbox, StopTraining)[0].save
+
+    def test_resume_of_what_goes_on_changes_nothing(self, office: Office) -> None:
+        before = office.training()
+        assert "already" in office.client.ask(requests.ResumeRun(run=RUN), Done).note
+        assert office.detail().attempts == before.attempts
+
+    def test_a_drill_reaches_the_provider(self, office: Office) -> None:
+        office.training()
+        office.client.ask(requests.InterruptRun(run=RUN, notice=60.0), Done)
+        assert eventually(lambda: office.provider.notice(AGENT))
+
+    def test_who_asks_is_told_in_the_story(self, office: Office) -> None:
+        office.submitted()
+        data = encode(requests.StopRun(run=RUN), id="r", actor="jane" * 50)
+        assert isinstance(raw(office, data), Done)
+        item = next(item for item in office.detail().story if item.kind == "stop")
+        assert item.actor.startswith("user:janejane")
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            requests.ShowRun(run="nope"),
+            requests.StopRun(run="nope"),
+            requests.CancelRun(run="nope"),
+            requests.ResumeRun(run="nope"),
+            requests.InterruptRun(run="nope"),
+            requests.ListCheckpoints(run="nope"),
+            requests.ReadLog(run="nope"),
+            requests.FollowRun(run="nope"),
+        ],
+    )
+    def test_what_does_not_exist_is_not_found(self, office: Office, body: Body) -> None:
+        with pytest.raises(NotFound, match="'nope'") as caught:
+            office.client.ask(body, Done)
+        assert caught.value.mend
+
+
+class TestFollowing:
+    def test_output_and_progress_come_only_while_somebody_follows(self, office: Office) -> None:
+        office.training()
+        feed = Inbox()
+        office.agents.subscribe(FEED, feed)
+        inbox = office.commands()
+        self.prints(office, b"nobody follows", 0)
+        office.client.ask(requests.FollowRun(run="digits", seconds=1e9, offset=5), Done)
+        eventually(lambda: heard(inbox, FollowOutput))
+        # Whoever asks for ever and goes away must not be sent output for ever.
+        assert heard(inbox, FollowOutput) == [FollowOutput(seconds=module.LONGEST_FOLLOW, offset=5)]
+        self.prints(office, b"hello", 14)
+        beat = encode(Heartbeat(phase="training", step=7), id="b", agent=AGENT)
+        office.agents.publish(Address(Stream.HEARTBEATS, AGENT, "Heartbeat"), beat, message_id="b")
+        eventually(lambda: heard(feed, OutputRelayed) and heard(feed, ProgressSeen), PATIENCE)
+        assert heard(feed, OutputRelayed) == [OutputRelayed(attempt=1, offset=14, data=b"hello")]
+        assert heard(feed, ProgressSeen)[0].view.step == 7
+
+    def prints(self, office: Office, data: bytes, offset: int) -> None:
+        message = encode(OutputSeen(offset=offset, data=data), id="o", attempt=1, agent=AGENT)
+        office.agents.publish(Address(Stream.EVENTS, AGENT, "OutputSeen"), message, message_id="o").result(60)
+
+    def test_every_change_is_on_the_feed(self, office: Office) -> None:
+        office.training()
+        feed = Inbox()
+        office.agents.subscribe(FEED, feed)
+        office.says(
+            CheckpointCommitted(
+                manifest="m",
+                step=6,
+                epoch=None,
+                size=10,
+                files=1,
+                format="f",
+                trigger="periodic",
+                upload_seconds=1.0,
+                written_at=1.0,
+            )
+        )
+        eventually(lambda: heard(feed, RunChanged))
+        changed = heard(feed, RunChanged)[0]
+        assert (changed.story.kind, changed.view.run, changed.view.saved_step) == ("checkpoint", RUN, 6)
+
+
+class TestWhatNobodyShouldHaveSent:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"\xc1",
+            b"hello",
+            msgpack.packb({"v": 1}),
+            encode(requests.StopRun(run="x" * 200), id="")[:-9],
+        ],
+    )
+    def test_a_malformed_request_is_answered(self, office: Office, data: bytes) -> None:
+        answer = raw(office, data)
+        assert isinstance(answer, Failed)
+        assert (answer.code, answer.what[:24]) == ("usage", "The request is malformed")
+
+    def test_an_unknown_kind_and_one_that_is_no_request(self, office: Office) -> None:
+        head = {"v": 1, "kind": "MakeCoffee", "id": "r", "body": {}}
+        for data in (msgpack.packb(head), encode(Heartbeat(phase="x"), id="r"), encode(Done(), id="r")):
+            answer = raw(office, data)
+            assert isinstance(answer, Failed)
+            assert answer.code == "usage"
+            assert "does not know" in answer.what
+
+    def test_a_bug_inside_is_answered_without_its_details_and_the_next_request_works(
+        self, office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(*args: object) -> None:
+            raise ZeroDivisionError("the password is hunter2")
+
+        monkeypatch.setattr(module, "run_detail", broken)
+        office.client.ask(requests.SubmitRun(spec=office.spec()), Done)
+        answer = raw(office, encode(requests.ShowRun(run=RUN), id="r"))
+        assert isinstance(answer, Failed)
+        assert (answer.code, answer.what) == ("error", "The controller failed: ZeroDivisionError.")
+        assert "controller.log" in answer.mend
+        assert "request.failed kind=ShowRun" in caplog.text
+        office.client.ask(requests.ControllerStatus(), Status)
+
+    def test_a_failing_checkpoint_store_is_not_taken_for_a_failing_state(
+        self, office: Office, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both errors have the code `store`; they differ in what the command line exits with."""
+        office.submitted()
+
+        def away(*args: object) -> None:
+            raise ObjectStoreError("The bucket is away.", "Wait.")
+
+        monkeypatch.setattr(module, "list_checkpoints", away)
+        with pytest.raises(ProviderFailed, match="away") as caught:
+            office.client.ask(requests.ListCheckpoints(run=RUN), CheckpointList)
+        assert caught.value.exit_code == 5
+
+    def test_a_reply_that_is_too_long_is_refused_with_a_way_out(self, office: Office) -> None:
+        office.submitted()
+        with office.store.transaction() as tx:
+            for number in range(1000):
+                tx.tell(RUN, Tell(at=1.0, attempt=1, kind="k", text="x" * 2000, actor=f"a{number}"))
+        with pytest.raises(UsageError, match="too long") as caught:
+            office.client.ask(requests.ShowRun(run=RUN, story=1000), RunDetail)
+        assert "fewer" in caught.value.mend
+        assert len(office.client.ask(requests.ShowRun(run=RUN, story=100), RunDetail).story) == 100
+
+
+class TestStopController:
+    def test_with_nothing_left_to_do_it_ends(self, office: Office) -> None:
+        office.client.ask(requests.StopController(), Done)
+        office.thread.join(PATIENCE)
+        assert not office.thread.is_alive()
+
+    def test_it_is_refused_while_a_run_would_be_left_alone(self, office: Office) -> None:
+        office.training()
+        with pytest.raises(RefusedByGuard, match="digits"):
+            office.client.ask(requests.StopController(), Done)
+        assert office.thread.is_alive()
+        office.client.ask(requests.StopController(force=True), Done)
+        office.thread.join(PATIENCE)
+        assert not office.thread.is_alive()
+        assert office.provider.burning() == [AGENT]  # training goes on
+        assert office.record().machines[0].state is MachineState.RUNNING
