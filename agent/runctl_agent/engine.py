@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -15,6 +16,8 @@ from runctl_agent.spool.port import Spool
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import encode
 from runctl_shared.spec import Boot
+
+log = logging.getLogger("runctl.agent")
 
 
 def first_state(boot: Boot, at: float) -> State:
@@ -42,23 +45,65 @@ def event_bytes(boot: Boot, body: Body, sequence: int, at: float) -> bytes:
     )
 
 
+class _Unstored(msgspec.Struct):
+    """A decision that the disk does not have: its state and what it reported, at the wall time `at`."""
+
+    state: bytes
+    reports: Sequence[Body]
+    at: float
+
+
 class Engine:
-    """Drives the core. `again` tells whether the state was found on the disk: then this is a restart."""
+    """Drives the core. `again` tells whether the state was found on the disk: then this is a restart.
+
+    While the disk fails, decisions are kept in memory and stored, in their order, once it can be written: a
+    full disk must not keep anybody from asking the training to save.
+    """
 
     def __init__(self, spool: Spool, boot: Boot, at: float) -> None:
         self._spool = spool
         data = spool.load()
         self.again = data is not None
         self.state = first_state(boot, at) if data is None else msgspec.msgpack.decode(data, type=State)
+        self._unstored: list[_Unstored] = []
+
+    @property
+    def stored(self) -> bool:
+        """Whether the disk has the present state, and every event."""
+        return not self._unstored
 
     def handle(self, given: Input, wall: float) -> Sequence[Effect]:
-        """Store what follows from `given`; returns what is now to be done, in order. `wall`: UTC seconds."""
+        """Decide, and store what follows from `given`; returns what is now to be done, in order, whether or
+        not it could be stored. `wall`: UTC seconds."""
         decision = decide(self.state, given)
         reports = [effect.body for effect in decision.effects if isinstance(effect, Report)]
         if reports or decision.state != self.state:
-            self._spool.commit(msgspec.msgpack.encode(decision.state), reports, wall)
+            data = msgspec.msgpack.encode(decision.state)
+            if reports or not self._unstored:
+                self._unstored.append(_Unstored(data, reports, wall))
+            else:
+                self._unstored[-1].state = data
         self.state = decision.state
+        self.store()
         return [effect for effect in decision.effects if not isinstance(effect, Report)]
+
+    def store(self) -> None:
+        """Store what could not be stored before."""
+        while self._unstored:
+            oldest = self._unstored[0]
+            try:
+                self._spool.commit(oldest.state, oldest.reports, oldest.at)
+            except OSError as error:
+                log.error("spool.failed waiting=%d: %s", len(self._unstored), error)
+                return
+            except Exception:
+                if not oldest.reports:
+                    raise
+                # One event of which no message can be made must not keep back all that follow.
+                log.exception("event.lost kinds=%s", ",".join(type(body).__name__ for body in oldest.reports))
+                oldest.reports = ()
+            else:
+                del self._unstored[0]
 
     @property
     def due(self) -> float | None:

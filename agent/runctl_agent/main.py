@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from runctl_agent import __version__
+from runctl_agent.edges.late_store import LateStore
 from runctl_agent.edges.place import Place
 from runctl_agent.engine import event_bytes
 from runctl_agent.notices.imds import ImdsSource
@@ -17,7 +18,6 @@ from runctl_agent.service import Service
 from runctl_agent.spool.sqlite import SqliteSpool
 from runctl_agent.trainer.minder import boot_id
 from runctl_shared.bus.connect import connect
-from runctl_shared.checkpoints.open import open_store
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.clock import SystemClock
 from runctl_shared.errors import RunctlError
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     try:
         serve(Place(args.machine))
-    except RunctlError as error:
+    except (RunctlError, OSError) as error:
         print(f"runctl-agent: {error}", file=sys.stderr)
         return 1
     return 0
@@ -51,17 +51,16 @@ def serve(place: Place) -> None:
     place.prepare()
     spool = SqliteSpool(place.spool, lambda body, sequence, at: event_bytes(boot, body, sequence, at))
     bus = connect(boot.bus, clock=clock, name=boot.agent)
-    # Not made here: a store that is not there is a wrong one, never an empty one.
-    repository = RunRepository(open_store(boot.spec.store, create=False), boot.spec.run, clock=clock)
+    repository = RunRepository(LateStore(boot.spec.store), boot.spec.run, clock=clock)
     service = Service(boot, place, clock, bus, spool, repository)
     notices = ImdsSource(
         clock,
         service.on_notice,
         poll=boot.timing.notice_poll,
+        standing=service.standing,
         on_trouble=lambda sentence: log.warning("notices.unseen %s", sentence),
     )
     notices.start()
-    place.started.touch()
     try:
         service.run(
             Registered(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import queue
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from pathlib import Path
 
-from runctl_agent.core import effects, inputs
+from runctl_agent.core import inputs
+from runctl_agent.core.commands import ONCE
 from runctl_agent.core.ending import trigger
 from runctl_agent.core.phases import Phase
+from runctl_agent.edges.attention import Attention
 from runctl_agent.edges.beat import heartbeat
 from runctl_agent.edges.follow import Follower
 from runctl_agent.edges.keeper import Keeper
@@ -18,26 +21,26 @@ from runctl_agent.edges.outlet import RETRY, Outlet
 from runctl_agent.edges.place import Place
 from runctl_agent.edges.training import Training
 from runctl_agent.engine import Engine
+from runctl_agent.hands import Hands
 from runctl_agent.host_metrics import HostMetrics
 from runctl_agent.notices.model import Notice
 from runctl_agent.progress.feed import ProgressFeed
 from runctl_agent.progress.model import Kind
 from runctl_agent.spool.port import Spool
 from runctl_agent.trainer.output import OutputTail
-from runctl_agent.trainer.start import TrainerCannotStart
-from runctl_agent.watcher.model import Candidate
 from runctl_agent.watcher.watcher import Watcher
 from runctl_shared.bus.port import Address, Bus, Delivery, Stream
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
-from runctl_shared.errors import RunctlError
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import Malformed, decode, encode
 from runctl_shared.messages.events import OutputSeen
 from runctl_shared.spec import Boot
 
 log = logging.getLogger("runctl.agent")
+PAUSE = 1.0
+"""Seconds until what has failed is tried again."""
 
 
 class Service:
@@ -55,25 +58,40 @@ class Service:
         self._metrics = HostMetrics(place.checkpoints)
         self._follower = Follower(place.output, self._send_output)
         self._training = Training(place, boot, clock, self._exited)
-        self._watcher = Watcher(place.checkpoints, self._complete, clock, memory=place.taken)
+        watcher = Watcher(place.checkpoints, lambda found: self._keeper.add(found), clock, memory=place.taken)
         self._keeper = Keeper(
             repository,
             place,
             boot,
             clock,
             self.tell,
-            self._watcher.mark_committed,
-            self._watcher.forget,
+            watcher.mark_committed,
+            watcher.forget,
             self._feed.tracker.step_before,
             lambda written_at: trigger(self._engine.state, written_at),
         )
         self._shipper = LogShipper(clock, self._keeper.write_log)
-        self._tail = OutputTail(place.output, [self._shipper, self._feed, self])
-        self._tailing = False
+        self._attention = Attention(
+            OutputTail(place.output, [self._shipper, self._feed, self]),
+            watcher,
+        )
+        self._hands = Hands(
+            Path(boot.spec.workdir),
+            clock,
+            self.tell,
+            lambda: self._engine.state,
+            self._training,
+            self._attention,
+            watcher,
+            self._keeper,
+            self._outlet,
+            self._follower,
+        )
         self._first_step = False
-        self._draining = False
         self._next_beat = 0.0
-        self._stopped = False
+        self._up = False
+        self._failed = False
+        self._unacknowledged: list[Delivery] = []
 
     # -- inputs, from any thread --------------------------------------------------------------
 
@@ -99,13 +117,9 @@ class Service:
     def on_command(self, delivery: Delivery) -> None:
         self._inbox.put(lambda: self._command(delivery))
 
-    def _complete(self, candidate: Candidate) -> None:
-        self._keeper.add(candidate)
-
     def _exited(self, code: int | None, signal: str | None) -> None:
         # Everything that was printed is read before the end is told: the last step counts.
-        if self._tailing:
-            self._tail.finish(30.0)
+        self._attention.all_read(30.0)
         self._inbox.put(lambda: self._training_over(code, signal))
 
     def _unconfirmed(self, sequence: int) -> None:
@@ -133,73 +147,142 @@ class Service:
 
     # -- the loop's thread --------------------------------------------------------------------
 
+    @property
+    def standing(self) -> tuple[str, ...]:
+        """The ids of the notices that stood when the agent was last running."""
+        state = self._engine.state
+        return state.notices if state.interruption is None else (*state.notices, state.interruption)
+
     def run(self, hello: Body) -> None:
-        """Until the machine is to end. `hello` is the agent's Registered."""
-        now = self._clock.monotonic()
+        """Until the machine is to end. `hello` is the agent's Registered.
+
+        Raises what keeps the agent from coming up; afterwards nothing does: whatever fails is logged and,
+        where that makes sense, tried again. A training must not lose its agent over a full disk."""
+        booted = self._find(hello)
+        subscription = self._bus.subscribe(Address(Stream.COMMANDS, self._boot.agent), self.on_command)
+        self._take(booted)
+        while not self._hands.stopped:
+            self._turn()
+        subscription.close()
+        self._attention.stop()
+        self._keeper.close(5.0)
+
+    def _find(self, hello: Body) -> inputs.Booted:
+        """What there is of the attempt on this machine; a training that was ever started is watched again."""
+        now, state = self._clock.monotonic(), self._engine.state
         booted = inputs.Booted(at=now, hello=hello, again=self._engine.again)
         if self._engine.again:
             booted = self._training.find(now, booted)
-            if self._engine.state.started_at is not None:
-                self._watch()
-                self._keeper.retell(self._engine.state.saved_at)
-        subscription = self._bus.subscribe(Address(Stream.COMMANDS, self._boot.agent), self.on_command)
-        self._take(booted)
-        while not self._stopped:
-            try:
-                act = self._inbox.get(timeout=self._wait())
-            except queue.Empty:
-                pass
-            else:
-                act()
-            self._regularly()
-        subscription.close()
-        self._watcher.stop()
-        self._keeper.close(5.0)
+        if booted.trainer != "none" or state.started_at is not None:
+            self._keeper.retell(state.saved_manifest)
+            self._attention.begin(saves=state.phase is not Phase.ENDED)
+        return booted
+
+    def _turn(self) -> None:
+        """One thing out of the inbox, or the wait for one, and then whatever is due."""
+        try:
+            act = self._inbox.get(timeout=PAUSE if self._failed else self._wait())
+        except queue.Empty:
+            pass
+        except Exception as error:
+            self._failed = True
+            _log(error)
+            return
+        else:
+            self._guarded(act)
+        due = (
+            self._settle,
+            self._tick,
+            self._pump_events,
+            self._beat_if_due,
+            self._pump_output,
+            self._drained,
+        )
+        # Each on its own: a disk that cannot be read must not silence the heartbeats.
+        done = [self._guarded(each) for each in due]
+        self._failed = not all(done)
+
+    def _guarded(self, act: Callable[[], None]) -> bool:
+        try:
+            act()
+        except Exception as error:
+            _log(error)
+            return False
+        return True
 
     def _wait(self) -> float:
         now = self._clock.monotonic()
         times = [self._next_beat, self._engine.due, self._outlet.due(now)]
+        if not self._engine.stored:
+            times.append(now + PAUSE)
         return max(0.0, min(t for t in times if t is not None) - now)
 
-    def _regularly(self) -> None:
-        now = self._clock.monotonic()
-        due = self._engine.due
+    def _settle(self) -> None:
+        """What had to wait until the disk has the state."""
+        self._engine.store()
+        if not self._engine.stored:
+            return
+        while self._unacknowledged:
+            self._unacknowledged.pop().ack()
+        if not self._up:
+            self._place.started.touch()  # from now on, whoever boots the machine takes the boot for done
+            self._up = True
+
+    def _tick(self) -> None:
+        due, now = self._engine.due, self._clock.monotonic()
         if due is not None and now >= due:
             self._take(inputs.Tick(at=now))
-        self._outlet.pump(now)
-        if now >= self._next_beat:
-            self._next_beat = now + self._boot.timing.heartbeat
-            self._beat(now)
-        self._pump_output()
-        if self._draining and self._spool.empty:
-            self._draining = False
-            self._take(inputs.Drained(at=now))
+
+    def _pump_events(self) -> None:
+        self._outlet.pump(self._clock.monotonic())
+
+    def _pump_output(self) -> None:
+        self._follower.pump(self._clock.monotonic())
+
+    def _drained(self) -> None:
+        if self._hands.draining and self._engine.stored and self._spool.empty:
+            self._hands.draining = False
+            self._take(inputs.Drained(at=self._clock.monotonic()))
 
     def _take(self, given: inputs.Input) -> None:
         before = self._engine.state.phase
-        for effect in self._engine.handle(given, self._clock.now()):
-            _EFFECTS[type(effect)](self, effect)
+        wanted = self._engine.handle(given, self._clock.now())
+        self._keeper.hurry(self._engine.state.deadline_at is not None)
+        for effect in wanted:
+            self._guarded(partial(self._hands.carry_out, effect))
         if self._engine.state.phase is not before:
             self._next_beat = 0.0
 
     def _command(self, delivery: Delivery) -> None:
-        """De-duplicated and stored with the state before it is acknowledged; carried out after."""
+        """De-duplicated and stored with the state before it is acknowledged; carried out at once."""
         try:
             message = decode(delivery.body)
         except Malformed as error:
             delivery.dead_letter(f"malformed: {error}")
             return
         head = message.envelope
-        self._take(
-            inputs.CommandArrived(
-                at=self._clock.monotonic(),
-                id=head.id,
-                attempt=head.attempt,
-                kind=head.kind,
-                body=message.body,
-            )
+        given = inputs.CommandArrived(
+            at=self._clock.monotonic(),
+            id=head.id,
+            attempt=head.attempt,
+            kind=head.kind,
+            body=message.body,
         )
-        delivery.ack()
+        try:
+            self._take(given)
+        except Exception as error:
+            delivery.dead_letter(f"failed: {type(error).__name__}")
+            raise
+        if self._engine.stored or not isinstance(message.body, ONCE):
+            delivery.ack()
+        else:
+            self._unacknowledged.append(delivery)
+
+    def _beat_if_due(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + self._boot.timing.heartbeat
+            self._beat(now)
 
     def _beat(self, now: float) -> None:
         state, sequence = self._engine.state, self._spool.last_sequence
@@ -214,11 +297,10 @@ class Service:
     def _publish(self, stream: Stream, body: Body) -> None:
         """Beside the numbered events: whether it arrives matters to nobody."""
         message = new_id("msg")
-        spec = self._boot.spec
         data = encode(
             body,
             id=message,
-            run=spec.run,
+            run=self._boot.spec.run,
             attempt=self._boot.attempt,
             agent=self._boot.agent,
             sent=self._clock.now(),
@@ -227,9 +309,6 @@ class Service:
 
     def _send_output(self, offset: int, data: bytes) -> None:
         self._publish(Stream.EVENTS, OutputSeen(offset=offset, data=data))
-
-    def _pump_output(self) -> None:
-        self._follower.pump(self._clock.monotonic())
 
     def _training_over(self, code: int | None, signal: str | None) -> None:
         now = self._clock.monotonic()
@@ -243,96 +322,7 @@ class Service:
             detail = ": ".join(part for part in (how, self._training.last_words()) if part)
         self._take(inputs.TrainingExited(at=now, exit_code=code, signal=signal, detail=detail))
 
-    # -- effects ------------------------------------------------------------------------------
 
-    def _stage(self, effect: effects.Stage) -> None:
-        """On the machine of the local provider, code and data are where the user has them."""
-        from pathlib import Path
-
-        now = self._clock.monotonic()
-        folder = Path(self._boot.spec.workdir)
-        if folder.is_dir():
-            self.tell(inputs.Staged(at=now, seconds=0.0))
-        else:
-            self.tell(inputs.StagingFailed(at=now, detail=f"The working folder {folder} is not there."))
-
-    def _claim(self, effect: effects.Claim) -> None:
-        self._keeper.claim()
-
-    def _restore(self, effect: effects.Restore) -> None:
-        self._keeper.restore(self._watcher.ignore)
-
-    def _train(self, effect: effects.Train) -> None:
-        self._watch()
-        try:
-            pid = self._training.start(effect.resume_path)
-        except (TrainerCannotStart, RunctlError) as error:
-            code = getattr(error, "exit_code", 125)
-            self.tell(
-                inputs.TrainingCannotStart(at=self._clock.monotonic(), exit_code=code, detail=str(error))
-            )
-        else:
-            self.tell(inputs.TrainingUp(at=self._clock.monotonic(), pid=pid))
-
-    def _watch(self) -> None:
-        if not self._tailing:
-            self._tailing = True
-            self._tail.start()
-            self._watcher.start()
-
-    def _ask_to_save(self, effect: effects.AskToSave) -> None:
-        pids = self._training.ask_to_save(effect.signal)
-        self.tell(inputs.SignalSent(at=self._clock.monotonic(), signal=effect.signal, pids=pids))
-
-    def _kill(self, effect: effects.Kill) -> None:
-        self._training.kill()
-
-    def _flush(self, effect: effects.Flush) -> None:
-        state = self._engine.state
-        killed = state.killed or state.exit_signal is not None
-
-        def last() -> list[Candidate]:
-            found = self._watcher.scan_now(writer_gone=True)
-            # Of a training that was killed, only a sign of the format's own shows that a file is whole.
-            return [c for c in found if c.signed or not killed]
-
-        self._keeper.flush(last, hurry=state.deadline_at is not None)
-
-    def _write_end(self, effect: effects.WriteEnd) -> None:
-        self._keeper.write_end(effect.record)
-
-    def _forget(self, effect: effects.Forget) -> None:
-        self._outlet.forget(effect.through, self._clock.monotonic())
-
-    def _send_again(self, effect: effects.SendAgain) -> None:
-        self._outlet.again(effect.after, self._clock.monotonic())
-
-    def _follow(self, effect: effects.Follow) -> None:
-        self._follower.follow(effect.seconds, effect.offset, self._clock.monotonic())
-
-    def _drain(self, effect: effects.Drain) -> None:
-        self._draining = True
-
-    def _shut_down(self, effect: effects.ShutDown) -> None:
-        self._stopped = True
-
-    @property
-    def phase(self) -> Phase:
-        return self._engine.state.phase
-
-
-_EFFECTS: dict[type[effects.Effect], Callable[[Service, Any], None]] = {
-    effects.Stage: Service._stage,
-    effects.Claim: Service._claim,
-    effects.Restore: Service._restore,
-    effects.Train: Service._train,
-    effects.AskToSave: Service._ask_to_save,
-    effects.Kill: Service._kill,
-    effects.Flush: Service._flush,
-    effects.WriteEnd: Service._write_end,
-    effects.Forget: Service._forget,
-    effects.SendAgain: Service._send_again,
-    effects.Follow: Service._follow,
-    effects.Drain: Service._drain,
-    effects.ShutDown: Service._shut_down,
-}
+def _log(error: Exception) -> None:
+    """An outage in one line; a mistake of ours with all that helps to find it."""
+    log.error("agent.failed: %s", error, exc_info=None if isinstance(error, OSError) else error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +62,47 @@ def test_nobody_else_may_read_or_ring(buses: Buses, file: Path) -> None:
     parts = sorted([*file.parent.iterdir(), *Path(f"{file}.d").iterdir()])
     assert len(parts) == 5
     assert {part.name[:8]: part.stat().st_mode & 0o77 for part in parts} == {p.name[:8]: 0 for p in parts}
+
+
+def test_what_waits_unread_is_not_stored_again(buses: Buses, file: Path) -> None:
+    """A file that grows without bound while agents repeat themselves and no controller runs."""
+    agent, other = buses.connect(), buses.connect()
+    for _ in range(3):
+        send(agent, event("agent-a-1"), b"0", b"1")
+        send(other, event("agent-b-1"), b"0")  # the same id, and another sender
+    assert rows(file, "SELECT sender, body FROM messages ORDER BY id") == [
+        ("agent-a-1", b"0"),
+        ("agent-a-1", b"1"),
+        ("agent-b-1", b"0"),
+    ]
+    plan = rows(
+        file,
+        "EXPLAIN QUERY PLAN SELECT 1 FROM messages WHERE queue = 'events' AND owner IS NULL"
+        " AND expires_at IS NULL AND sender = 'a' AND message_id = 'b'",
+    )
+    assert "USING INDEX waiting" in str(plan)
+
+
+def test_what_somebody_has_read_is_stored_again(buses: Buses) -> None:
+    """He may be about to acknowledge what he asks to be sent once more: it must not get lost in between."""
+    agent, inbox = buses.controller(), Inbox(hold=True)
+    agent.subscribe(EVENTS, inbox)
+    send(agent, event("agent-a-1"), b"0")
+    inbox.wait(1)
+    send(agent, event("agent-a-1"), b"0")
+    assert inbox.bodies(2) == [b"0", b"0"]
+
+
+def test_a_file_of_before_gets_what_it_lacks(file: Path) -> None:
+    """Minutes for each event, when thousands wait in a file that was made without the index."""
+    with opened(file) as bus:
+        send(bus, event("agent-a-1"), b"0")
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute("DROP INDEX waiting")
+    with opened(file) as bus:
+        send(bus, event("agent-a-1"), b"0")
+    assert rows(file, "SELECT count(*) FROM sqlite_master WHERE name = 'waiting'") == [(1,)]
+    assert rows(file, "SELECT body FROM messages") == [(b"0",)]
 
 
 def test_a_closed_bus_leaves_its_file_and_nothing_else(buses: Buses, file: Path) -> None:

@@ -45,8 +45,8 @@ def buses(file: Path) -> Iterator[Buses]:
     buses.close()
 
 
-def publish(bus: EmbeddedBus, body: bytes = b"0") -> None:
-    bus.publish(event("agent-a-1"), body, message_id="m-1").result(PATIENCE)
+def publish(bus: EmbeddedBus, body: bytes = b"0", id: str = "m-1") -> None:
+    bus.publish(event("agent-a-1"), body, message_id=id).result(PATIENCE)
 
 
 def test_many_who_open_a_new_file_at_once_all_get_in(file: Path) -> None:
@@ -128,8 +128,8 @@ def test_a_full_disk_is_said_and_nothing_confirmed_is_lost(file: Path) -> None:
         # As good as a full disk: SQLite itself refuses to grow the file, until it is opened anew.
         bus._engine.call(lambda s: s._db.execute("PRAGMA max_page_count = 1").fetchone())
         with pytest.raises(BusUnavailable, match="full"):
-            publish(bus, bytes(100_000))
-        eventually(lambda: bus.publish(event("agent-a-1"), b"1", message_id="m-1").exception() is None)
+            publish(bus, bytes(100_000), "m-2")
+        eventually(lambda: bus.publish(event("agent-a-1"), b"1", message_id="m-3").exception() is None)
         inbox = Inbox()
         bus.subscribe(EVENTS, inbox)
         assert inbox.bodies(2) == [b"0", b"1"]

@@ -205,7 +205,15 @@ class TestCheckpointStore:
 
     @pytest.mark.parametrize(
         "data",
-        [b"", b"{", b"[" * 100_000, b'{"reason": "bored"}', b'"\xff"', b'{"reason": "lost", "pid": 1}x'],
+        [
+            b"",
+            b"{",
+            b"[" * 100_000,
+            b'{"reason": "bored"}',
+            b'{"reason": "\xff"}',
+            b'{"reason": "lost", "x": ' + b"[" * 100_000,
+            b'{"reason": "lost", "pid": 1}x',
+        ],
     )
     def test_a_damaged_one_is_none(self, hands: Hands, data: bytes) -> None:
         hands.repository().write_end(1, data)

@@ -226,6 +226,15 @@ def test_all_three_kinds_are_told_the_slow_ones_are_asked_for_less(server: ImdsS
     assert server.asked("GET", NOTICE_PATHS["rebalance"]) == 5
 
 
+def test_a_notice_that_a_dead_agent_told_is_withdrawn(server: ImdsServer, clock: FakeClock) -> None:
+    told = list[Notice]()
+    source = ImdsSource(clock, told.append, endpoint=server.url, standing=["interruption-terminate"])
+    for _ in range(3):
+        clock.advance(source.poll())
+    source.stop()
+    assert [(notice.id, notice.change) for notice in told] == [("interruption-terminate", "withdrawn")]
+
+
 def test_a_cancelled_maintenance_is_withdrawn(server: ImdsServer, watch: Watch) -> None:
     server.answers[NOTICE_PATHS["maintenance"]] = (200, maintenance())
     watch.poll(2)

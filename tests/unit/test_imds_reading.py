@@ -131,6 +131,26 @@ def test_a_withdrawn_notice_is_told_and_may_come_again() -> None:
     assert standing.observe("interruption", [interruption(60.0)], 9.0)[0].change == "given"
 
 
+def test_what_an_agent_that_died_had_told_is_withdrawn_as_well() -> None:
+    standing = Standing(["interruption-terminate", "maintenance-reboot-7", "of another age"])
+    told = [standing.observe("interruption", [], 1.0) for _ in range(POLLS_WITHOUT + 1)]
+    assert [[(n.id, n.change) for n in news] for news in told] == [
+        [],
+        [],
+        [("interruption-terminate", "withdrawn")],
+        [],
+    ]
+    news = [standing.observe("maintenance", [], 1.0) for _ in range(POLLS_WITHOUT)]
+    assert [n.id for n in news[-1]] == ["maintenance-reboot-7"]
+
+
+def test_what_an_agent_that_died_had_told_and_still_stands_is_not_called_off() -> None:
+    standing = Standing(["interruption-terminate"])
+    for _ in range(3 * POLLS_WITHOUT):
+        news = standing.observe("interruption", [interruption(60.0)], 1.0)
+        assert "withdrawn" not in [n.change for n in news]
+
+
 def test_another_action_takes_the_place_of_the_first() -> None:
     standing = Standing()
     standing.observe("interruption", [interruption(120.0, "stop")], 0.0)

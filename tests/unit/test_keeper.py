@@ -9,14 +9,15 @@ import msgspec
 import pytest
 
 from runctl_agent.core import inputs
-from runctl_agent.edges import keeper
+from runctl_agent.edges import committer, keeper
 from runctl_agent.watcher.model import Candidate
 from runctl_shared.checkpoints.directory import DirectoryStore
 from runctl_shared.checkpoints.logs import SEGMENT
 from runctl_shared.checkpoints.memory import MemoryStore
 from runctl_shared.checkpoints.objects import ObjectStore, ObjectStoreError, StoreFull
 from runctl_shared.messages.events import AttemptEnded
-from runctl_testing.keeping import EPOCH, Desk
+from runctl_testing.eventually import eventually
+from runctl_testing.keeping import EPOCH, Desk, Last
 
 AWAY = ObjectStoreError("the store is away")
 
@@ -24,8 +25,9 @@ AWAY = ObjectStoreError("the store is away")
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waits between tries are made short: what is tested is that there is another try."""
-    monkeypatch.setattr(keeper, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(keeper, "LONGEST_WAIT", 0.02)
+    for module in (keeper, committer):
+        monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+        monkeypatch.setattr(module, "LONGEST_WAIT", 0.02)
 
 
 @pytest.fixture
@@ -43,16 +45,6 @@ def desk(memory: MemoryStore, tmp_path: Path) -> Iterator[Desk]:
 @pytest.fixture(params=["memory", "directory"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path / "store")
-
-
-class Last:
-    """What the watcher finds when it looks once more: each version until it is committed."""
-
-    def __init__(self, desk: Desk, *candidates: Candidate) -> None:
-        self._desk, self.candidates = desk, list(candidates)
-
-    def __call__(self) -> list[Candidate]:
-        return [c for c in self.candidates if c.version not in self._desk.committed]
 
 
 class TestCommitting:
@@ -111,7 +103,7 @@ class TestCommitting:
 
     def test_what_can_never_be_stored_is_told_once_and_never_tried_again(self, desk: Desk) -> None:
         odd = msgspec.structs.replace(desk.saves(1), step=10**12)
-        desk.keeper.flush(Last(desk, odd), False)
+        desk.keeper.flush(Last(desk, odd))
         desk.hears(inputs.Flushed)
         assert desk.kinds() == ["NotStored", "Flushed"]
         assert desk.committed == [odd.version]
@@ -131,7 +123,7 @@ class TestCommitting:
 
         memory.put = put  # type: ignore[method-assign]  # a store that fails after the fact
         candidate = desk.saves(1)
-        desk.keeper.flush(Last(desk, candidate), False)
+        desk.keeper.flush(Last(desk, candidate))
         desk.hears(inputs.Flushed)
         desk.keeper.add(desk.saves(2))
         desk.idle()
@@ -139,14 +131,43 @@ class TestCommitting:
 
 
 class TestOrder:
-    def test_an_older_one_never_counts_as_newest(self, desk: Desk) -> None:
-        """A retried older one comes after the newer one is safe: stored now, it would be restored."""
-        older, newer = desk.saves(1), desk.saves(2)
-        desk.keeper.add(newer)
-        desk.keeper.add(older)
+    def test_clocks_that_are_set_back_keep_nothing_from_being_stored(self, desk: Desk) -> None:
+        desk.keeper.add(desk.saves(1, written_at=EPOCH + 1e6))  # or one file that is dated ahead
+        for step in (2, 3):
+            desk.keeper.add(desk.saves(step))
         desk.idle()
+        assert desk.steps() == [1, 2, 3]
+
+    def test_the_same_after_a_restart_of_the_agent(self, desk: Desk) -> None:
+        desk.keeper.add(desk.saves(1, written_at=EPOCH + 1e6))
+        desk.idle()
+        desk.start()
+        desk.keeper.add(desk.saves(2))
+        unknown = msgspec.structs.replace(desk.saves(3), step=None)
+        desk.keeper.add(unknown)
+        desk.idle()
+        assert desk.steps() == [1, 2, 3]
+
+    def test_what_is_not_stored_because_a_newer_one_is_leaves_a_trace(
+        self, desk: Desk, memory: MemoryStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        older, newer = desk.saves(1), desk.saves(2)
+        memory.fail_once("put_file", AWAY)
+        with caplog.at_level("INFO", "runctl.keeper"):
+            for candidate in (older, newer, older):
+                desk.keeper.add(candidate)
+            desk.idle()
         assert desk.steps() == [2]
         assert desk.committed == [newer.version, older.version]
+        assert "checkpoint.superseded root='step-1.bin'" in caplog.text
+
+    def test_one_that_looks_like_what_was_stored_is_stored_again(self, desk: Desk) -> None:
+        """Another file of the same size and time: the watcher, who knows the inodes, hands it over."""
+        first = desk.saves(1)
+        for candidate in (first, desk.saves(2), first):
+            desk.keeper.add(candidate)
+        desk.idle()
+        assert desk.steps() == [1, 2, 1]
 
     def test_a_newer_one_overtakes_one_that_failed(self, desk: Desk, memory: MemoryStore) -> None:
         older, newer = desk.saves(1), desk.saves(2)
@@ -184,45 +205,44 @@ class TestOrder:
         assert [(m.attempt, m.sequence) for m in second.stored()] == [(1, 1), (2, 1)]
 
 
-class TestFlush:
-    def test_everything_waiting_and_found_is_stored_oldest_first(self, desk: Desk) -> None:
-        desk.keeper.flush(Last(desk, desk.saves(3), desk.saves(1), desk.saves(2)), False)
-        desk.hears(inputs.Flushed)
-        assert desk.steps() == [1, 2, 3]
+class TestFailures:
+    def test_it_comes_back_later_each_time_and_is_told_once(self, desk: Desk, memory: MemoryStore) -> None:
+        candidate = desk.saves(1)
+        for number in range(9):
+            memory.fail_once("put_file", StoreFull("no room") if number == 6 else AWAY)
+            desk.keeper.add(candidate)
+        eventually(lambda: len(desk.discarded) == 9)
+        told = [item.reason for item in desk.said if isinstance(item, inputs.NotStored)]
+        assert told == ["the store is away", "no room", "the store is away"]
+        assert [wait for _, wait in desk.discarded] == [10, 20, 40, 80, 160, 300, 300, 300, 300]
 
-    def test_in_a_hurry_the_newest_alone_counts(self, desk: Desk) -> None:
-        desk.keeper.flush(Last(desk, desk.saves(1), desk.saves(3), desk.saves(2)), True)
-        desk.hears(inputs.Flushed)
-        assert desk.steps() == [3]
-        assert len(desk.committed) == 3
-
-    def test_in_a_hurry_the_next_older_one_is_better_than_none(self, desk: Desk, memory: MemoryStore) -> None:
-        memory.fail_once("put_file", AWAY)
-        desk.keeper.flush(Last(desk, desk.saves(1), desk.saves(2)), True)
-        desk.hears(inputs.Flushed)
-        assert desk.steps() == [1, 2]  # and the newest is tried again after it
-
-    def test_it_does_not_end_before_what_failed_is_stored(self, desk: Desk, memory: MemoryStore) -> None:
-        for _ in range(3):
+    def test_each_version_has_its_own_patience(self, desk: Desk, memory: MemoryStore) -> None:
+        for step in (1, 2):
             memory.fail_once("put_file", AWAY)
-        found = [desk.saves(1)]
-        desk.keeper.flush(lambda: [found.pop()] if found else [], False)  # handed over once only
-        desk.hears(inputs.Flushed)
-        assert desk.kinds() == ["NotStored"] * 3 + ["Stored", "Flushed"]
-        assert desk.steps() == [1]
+            desk.keeper.add(desk.saves(step))
+        eventually(lambda: len(desk.discarded) == 2)
+        assert [wait for _, wait in desk.discarded] == [10, 10]
 
-    def test_what_changed_is_looked_at_again(self, desk: Desk) -> None:
-        stale = desk.saves(1, "model.bin")
-        fresh = desk.saves(2, "model.bin")
-        looks = [[], [fresh], [stale]]
-        desk.keeper.flush(lambda: looks.pop() if looks else [], False)
-        desk.hears(inputs.Flushed)
-        assert desk.steps() == [2]
+    def test_a_reason_that_names_the_try_is_no_news(self, desk: Desk, memory: MemoryStore) -> None:
+        def put_file(key: str, path: Path) -> tuple[int, str]:
+            raise ObjectStoreError(f"cannot write {key}")
 
-    def test_with_nothing_to_store_it_says_so_at_once(self, desk: Desk) -> None:
-        desk.keeper.flush(list, True)
-        desk.hears(inputs.Flushed)
-        assert desk.kinds() == ["Flushed"]
+        memory.put_file = put_file  # type: ignore[method-assign]  # a store that names what it cannot write
+        candidate = desk.saves(1)
+        for _ in range(3):
+            desk.keeper.add(candidate)
+        eventually(lambda: len(desk.discarded) == 3)
+        assert desk.kinds() == ["NotStored"]
+
+    def test_a_mistake_of_ours_is_a_failure_like_any_other(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(desk.repository, "commit", lambda *args: 1 // 0)
+            desk.keeper.add(desk.saves(1))
+            desk.hears(inputs.NotStored)
+        desk.keeper.add(desk.candidate("step-1.bin", 1))
+        desk.hears(inputs.Stored)
 
 
 class TestRetelling:
@@ -234,12 +254,37 @@ class TestRetelling:
         assert (again.manifest, again.step, again.wall) == (first.manifest, 3, EPOCH + 3)
         assert again.written_at == pytest.approx(first.written_at, abs=30.0)
 
+    def test_all_that_the_core_does_not_know_is_said_in_order(self, desk: Desk) -> None:
+        for step in (3, 4, 5):
+            desk.keeper.add(desk.saves(step))
+        desk.hears(inputs.Stored, 3)
+        first = desk.stored()[0].name
+        desk.said.clear()
+        desk.start().retell(first)
+        desk.idle()
+        assert [item.step for item in desk.said if isinstance(item, inputs.Stored)] == [4, 5]
+
     def test_what_the_core_knows_is_not_said_again(self, desk: Desk) -> None:
         desk.keeper.add(desk.saves(3))
-        known = desk.hears(inputs.Stored).written_at
+        known = desk.hears(inputs.Stored).manifest
         desk.start().retell(known)
         desk.idle()
         assert desk.kinds() == ["Stored", "Flushed"]
+
+    def test_a_store_that_is_away_for_long_keeps_nothing_secret(
+        self, desk: Desk, memory: MemoryStore
+    ) -> None:
+        desk.keeper.add(desk.saves(3))
+        desk.hears(inputs.Stored)
+        desk.said.clear()
+        for _ in range(keeper.TRIES):
+            memory.fail_once("list", AWAY)
+        desk.start().retell(None)
+        desk.idle()
+        assert desk.kinds() == ["Flushed"]
+        desk.keeper.add(desk.saves(4))
+        desk.hears(inputs.Stored, 2)
+        assert [item.step for item in desk.said if isinstance(item, inputs.Stored)] == [3, 4]
 
     def test_with_nothing_stored_there_is_nothing_to_say(self, desk: Desk, memory: MemoryStore) -> None:
         memory.fail_once("list", AWAY)
@@ -287,6 +332,6 @@ def test_a_mistake_in_one_job_does_not_end_the_others(desk: Desk) -> None:
     def broken() -> list[Candidate]:
         raise RuntimeError("a mistake")
 
-    desk.keeper.flush(broken, False)
+    desk.keeper.flush(broken)
     desk.keeper.add(desk.saves(1))
     assert desk.hears(inputs.Stored).step == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runctl_agent.core import inputs
-from runctl_agent.edges import keeper
+from runctl_agent.edges import committer, keeper
 from runctl_shared.checkpoints.memory import MemoryStore
 from runctl_shared.checkpoints.objects import ObjectStoreError
 from runctl_shared.checkpoints.repository import RunRepository
@@ -21,8 +21,9 @@ AWAY = ObjectStoreError("the store is away")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(keeper, "LONGEST_WAIT", 0.02)
+    for module in (keeper, committer):
+        monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+        monkeypatch.setattr(module, "LONGEST_WAIT", 0.02)
 
 
 @pytest.fixture

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
-import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from runctl_controller.service import lock as module
 from runctl_controller.service.lock import held, holder
 from runctl_shared.errors import RefusedByGuard, StoreUnusable
 from runctl_testing import forked
@@ -66,27 +68,29 @@ def test_the_lock_dies_with_its_process(lock: Path) -> None:
         assert holder(lock) == os.getpid()
 
 
-def test_whoever_only_looks_does_not_keep_a_controller_from_starting(lock: Path) -> None:
-    """A look takes the lock for an instant; many commands look while one controller starts."""
+def test_whoever_only_looks_does_not_keep_a_controller_from_starting(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look has the lock for an instant; many commands look while one controller starts."""
+    looker = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    waits: list[object] = []
+
+    def wait(*arguments: object) -> None:
+        waits.append(arguments)
+        fcntl.flock(looker, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(module, "select", SimpleNamespace(select=wait))
     with held(lock):
-        pass
-    stop = threading.Event()
+        assert len(waits) == 1
+    os.close(looker)
 
-    def look() -> None:
-        while not stop.wait(0.0005):  # not all the time: then the lock would hardly ever be free
-            holder(lock)
 
-    lookers = [threading.Thread(target=look) for _ in range(2)]
-    for looker in lookers:
-        looker.start()
-    try:
-        for _ in range(300):
-            with held(lock):
-                pass
-    finally:
-        stop.set()
-        for looker in lookers:
-            looker.join()
+def test_two_that_look_at_once_do_not_see_each_other(lock: Path) -> None:
+    looker = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(looker, fcntl.LOCK_SH)
+    assert holder(lock) is None
+    os.close(looker)
 
 
 def test_what_is_no_pid_is_an_unknown_holder(lock: Path) -> None:

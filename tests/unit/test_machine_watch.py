@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runctl_controller.providers.local.watch import LONGEST_PAUSE, Watch
+from runctl_controller.providers.local.watch import LONGEST_PAUSE, MOST_CRASHES, Watch
 from runctl_controller.providers.port import EndCause
 
 NEVER = 1e9
@@ -60,3 +60,21 @@ def test_pauses_between_crashes_grow_and_begin_again() -> None:
     assert machine.verdict(now, no) is None
     machine.agent_ended(now, exit_code=0)
     assert machine.verdict(now, no) is EndCause.ITSELF
+
+
+def test_an_agent_that_cannot_stay_up_ends_the_machine() -> None:
+    machine, now = watch(), 0.0
+    for crash in range(1, MOST_CRASHES + 1):
+        assert machine.verdict(now, no) is None, crash
+        machine.agent_began(now)
+        machine.agent_ended(now + 59, exit_code=1)
+        now += 100
+    assert machine.verdict(now, no) is EndCause.FAILED
+
+
+def test_crashes_far_apart_are_forgiven() -> None:
+    machine = watch()
+    for crash in range(5 * MOST_CRASHES):
+        machine.agent_began(crash * 1000)
+        machine.agent_ended(crash * 1000 + (60 if crash % 5 == 0 else 1), exit_code=1)
+    assert machine.verdict(1e6, no) is None

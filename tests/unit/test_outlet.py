@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from runctl_agent.edges.outlet import PATIENCE, RETRY, WINDOW, Outlet
+from runctl_agent.edges.outlet import LONGEST_PATIENCE, PATIENCE, RETRY, WINDOW, Outlet
 from runctl_agent.spool.memory import MemorySpool
 from runctl_shared.bus.port import Address, BusUnavailable, Stream
 from runctl_shared.messages.events import Staged
@@ -90,7 +90,32 @@ def test_without_any_acknowledgement_everything_is_sent_again(agent: Agent) -> N
     assert due == NOW + PATIENCE
     assert agent.pumped(due - 0.01) == []
     assert agent.pumped(due) == [1, 2]
-    assert agent.outlet.due(due) == due + PATIENCE
+    assert agent.outlet.due(due) == due + 2 * PATIENCE
+
+
+def test_what_nobody_answers_is_repeated_less_and_less(agent: Agent) -> None:
+    """The bus has confirmed it, and no controller runs."""
+    agent.reports(2)
+    agent.pumped()
+    waits, now = [], NOW
+    for _ in range(8):
+        due = agent.outlet.due(now)
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        assert agent.pumped(now) == [1, 2]
+    assert waits == [20, 40, 80, 160, 320, LONGEST_PATIENCE, LONGEST_PATIENCE, LONGEST_PATIENCE]
+    agent.outlet.forget(1, now)
+    assert agent.outlet.due(now) == now + PATIENCE
+
+
+def test_what_the_bus_lost_is_repeated_soon_however_long_nobody_answered(agent: Agent) -> None:
+    agent.reports(1)
+    agent.pumped()
+    for at in (NOW + 20, NOW + 60, NOW + 140):
+        assert agent.pumped(at) == [1]
+    agent.outlet.again(0, NOW + 141, RETRY)
+    assert agent.pumped(NOW + 141 + RETRY) == [1]
 
 
 def test_it_never_wants_to_be_called_at_once_without_sending_anything(agent: Agent) -> None:

@@ -104,6 +104,30 @@ def test_a_handler_that_fails_gets_it_again(root: Path, monkeypatch: pytest.Monk
         watcher.stop()
 
 
+def test_who_asks_for_a_look_waits_for_what_is_just_being_handed_over(root: Path) -> None:
+    """Else the last look before the machine goes finds nothing, and what it should have found comes after."""
+    entered, release, story = threading.Event(), threading.Event(), queue.Queue[str]()
+
+    def handler(candidate: Candidate) -> None:
+        entered.set()
+        release.wait(60)
+        story.put("handed over")
+
+    watcher = Watcher(root, handler, SystemClock())
+    watcher.start()
+    asking = threading.Thread(target=lambda: story.put(f"found {watcher.scan_now(writer_gone=True)}"))
+    try:
+        (root / "a.npz").write_bytes(npz(1))
+        assert entered.wait(60)
+        asking.start()
+        asking.join(0.3)  # ample time to come back too soon
+        release.set()
+        assert [story.get(timeout=60), story.get(timeout=60)] == ["handed over", "found []"]
+    finally:
+        release.set()
+        watcher.stop()
+
+
 def test_events_wake_and_looking_does_not(root: Path) -> None:
     awake = threading.Event()
     link = root.with_name("link")

@@ -24,7 +24,7 @@ def arrived(turn: Turn, given: CommandArrived) -> None:
         return
     if given.attempt != turn.rules.attempt or given.id in turn.state.done:
         return
-    if type(given.body) in _ONCE:
+    if isinstance(given.body, ONCE):
         turn.change(done=(*turn.state.done, given.id)[-REMEMBERED:])
     handler(turn, given.body)
 
@@ -76,5 +76,5 @@ _HANDLERS: dict[type[Body], Callable[[Turn, Any], None]] = {
     commands.ResendEvents: _resend,
     commands.FollowOutput: _follow,
 }
-_ONCE = (commands.StartTraining, commands.SaveNow, commands.StopTraining)
+ONCE = (commands.StartTraining, commands.SaveNow, commands.StopTraining)
 """Doing these twice would differ from doing them once; the others may be repeated freely."""

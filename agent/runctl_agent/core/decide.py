@@ -186,6 +186,7 @@ def _stored(turn: Turn, given: inputs.Stored) -> None:
     turn.change(
         saved_step=given.step,
         saved_at=given.written_at,
+        saved_manifest=given.manifest,
         lease_until=max(state.lease_until, given.at + turn.rules.lease),
     )
     turn.report(
@@ -236,6 +237,7 @@ def _notice(turn: Turn, given: inputs.NoticeSeen) -> None:
         return
     sooner = [t for t in (state.deadline_at, deadline_at) if t is not None]
     turn.change(interruption=given.id, deadline_at=min(sooner, default=None))
+    ending.flush_in_time(turn)
     ending.begin_end(turn, "notice", _kill_at(turn))
 
 
@@ -249,17 +251,13 @@ def _kill_at(turn: Turn) -> float:
 
 
 def _notice_gone(turn: Turn, given: inputs.NoticeGone) -> None:
-    """Withdrawn. A training that was asked to save by then goes on if it still runs."""
     state = turn.state
     if given.id not in state.notices:
         return
     turn.change(notices=tuple(n for n in state.notices if n != given.id))
     turn.report(events.NoticeWithdrawn(notice=given.id))
-    if given.id != state.interruption:
-        return
-    turn.change(interruption=None, deadline_at=None)
-    if state.cause == "notice" and state.phase in ALIVE and not state.killed:
-        turn.change(Phase.TRAINING, cause=None, cause_at=None, kill_at=None, asked_at=None)
+    if given.id == state.interruption:
+        ending.notice_gone(turn)
 
 
 def _recorded(turn: Turn, given: inputs.EndRecorded) -> None:

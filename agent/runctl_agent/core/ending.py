@@ -34,6 +34,7 @@ def begin_end(turn: Turn, cause: str, kill_at: float) -> None:
     """The attempt is to end, for `cause`: save first, be killed at `kill_at` at the latest.
 
     A second cause does not replace the first; it can only make the end come sooner, as the hard end does.
+    What is not a notice is remembered apart, for a notice may be withdrawn (see `notice_gone`).
     """
     state = turn.state
     if state.phase in (Phase.FLUSHING, Phase.ENDED):
@@ -43,10 +44,36 @@ def begin_end(turn: Turn, cause: str, kill_at: float) -> None:
     if state.cause is None:
         turn.change(cause=cause, cause_at=turn.at, save_only=False)
     turn.change(kill_at=sooner)
+    if cause != "notice":
+        own = min(kill_at, last, kill_at if state.own_kill_at is None else state.own_kill_at)
+        turn.change(own_cause=state.own_cause or cause, own_kill_at=own)
     if state.phase not in RUNNING:
         finish(turn, _REASON_OF[cause], f"{_DETAIL_OF[cause]}, before the training began")
     elif state.phase is not Phase.STARTING and sooner > turn.at:
         ask(turn)
+
+
+def notice_gone(turn: Turn) -> None:
+    """The interruption was withdrawn: what else is to end the attempt does so in its own time. Without that,
+    a training that was asked to save goes on, if it still runs."""
+    state = turn.state
+    turn.change(interruption=None, deadline_at=None)
+    if state.cause is None or state.phase not in RUNNING:
+        return
+    if state.own_cause is not None:
+        # Later than its own time only when, after a restart, the training was asked again.
+        times = [at for at in (state.own_kill_at, state.kill_at) if at is not None]
+        turn.change(cause=state.own_cause, kill_at=max(times, default=turn.at))
+        if state.phase in ALIVE and not state.killed:
+            ask(turn)  # there may have been no time for it
+    elif state.cause == "notice" and not state.killed:
+        turn.change(
+            Phase.TRAINING if state.phase in ALIVE else None,
+            cause=None,
+            cause_at=None,
+            kill_at=None,
+            asked_at=None,
+        )
 
 
 def ask(turn: Turn) -> None:
@@ -101,16 +128,17 @@ def exited(turn: Turn, code: int | None, signal: str | None, detail: str) -> Non
         exit_signal=signal,
         exit_detail=detail,
         ended_at=turn.at,
-        flush_until=_flush_until(turn),
+        flush_until=turn.at + turn.rules.flush,
     )
+    flush_in_time(turn)
     turn.do(Flush())
 
 
-def _flush_until(turn: Turn) -> float:
-    """Storing may take until the machine is taken, less a little for the last word; else a fixed time."""
-    deadline = turn.state.deadline_at
-    most = turn.at + turn.rules.flush
-    return most if deadline is None else max(turn.at, min(most, deadline - turn.rules.kill_margin / 3))
+def flush_in_time(turn: Turn) -> None:
+    """Storing may take until the machine is taken, less a little for the last word."""
+    until, deadline = turn.state.flush_until, turn.state.deadline_at
+    if turn.state.phase is Phase.FLUSHING and until is not None and deadline is not None:
+        turn.change(flush_until=max(turn.at, min(until, deadline - turn.rules.kill_margin / 3)))
 
 
 def flushed(turn: Turn) -> None:

@@ -28,8 +28,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """`cause`: why the attempt is to end (notice, stop, time_limit, lease), since `cause_at`; `deadline_at`:
     when the provider takes the machine, by the notice `interruption`. `asked_at`: when the training was last
     asked to save; `signalled_at`: the same, as long as it may be ending because of that; `kill_at`: when it
-    is killed. `done`: ids of commands that were carried out. `saved_at`: when the newest verified checkpoint
-    was written; `report`: the last word, once it is said."""
+    is killed. `own_cause`, `own_kill_at`: what `cause` and `kill_at` would be without the notice, which may
+    be withdrawn. `done`: ids of commands that were carried out. `saved_at`: when the newest verified
+    checkpoint was written, `saved_manifest` its name if this attempt stored it; `report`: the last word, once
+    it is said."""
 
     rules: Rules
     phase: Phase = Phase.STAGING
@@ -46,10 +48,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int | None = None
     saved_step: int | None = None
     saved_at: float | None = None
+    saved_manifest: str | None = None
     notices: tuple[str, ...] = ()
     interruption: str | None = None
     cause: str | None = None
     cause_at: float | None = None
+    own_cause: str | None = None
+    own_kill_at: float | None = None
     save_only: bool = False
     signalled_at: float | None = None
     deadline_at: float | None = None

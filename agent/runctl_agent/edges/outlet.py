@@ -12,8 +12,9 @@ from runctl_shared.bus.port import Address, Bus, Stream
 log = logging.getLogger("runctl.outlet")
 WINDOW = 200
 """Events under way at most: sent and not acknowledged."""
-PATIENCE = 20.0
-"""Seconds without any acknowledgement after which everything unacknowledged is sent again."""
+PATIENCE, LONGEST_PATIENCE = 20.0, 600.0
+"""Seconds without any acknowledgement after which everything unacknowledged is sent again: at first, and at
+most. They double each time: while no controller runs, the bus keeps what it has confirmed."""
 RETRY = 2.0
 """Seconds to wait after the bus has failed to confirm; and between two times that the same is sent again,
 for each event of a full window may be answered by a request to do so."""
@@ -29,6 +30,7 @@ class Outlet:
         first = spool.pending(limit=1)
         self._acked = self._sent = first[0].sequence - 1 if first else spool.last_sequence
         self._moved = 0.0
+        self._patience = PATIENCE
         self._not_before = 0.0
         self._again_from = 0.0
 
@@ -36,8 +38,9 @@ class Outlet:
         """Send what is due (`now`: monotonic seconds)."""
         if now < self._not_before:
             return
-        if self._sent > self._acked and now >= self._moved + PATIENCE and not self._spool.empty:
+        if self._sent > self._acked and now >= self._moved + self._patience and not self._spool.empty:
             self._sent, self._moved = self._acked, now
+            self._patience = min(LONGEST_PATIENCE, 2 * self._patience)
         room = WINDOW - (self._sent - self._acked)
         for event in self._spool.pending(self._sent, max(0, room)):
             if self._sent == self._acked:
@@ -72,11 +75,11 @@ class Outlet:
         self._spool.forget(through)
         self._acked = max(self._acked, min(through, self._spool.last_sequence))
         self._sent = max(self._sent, self._acked)
-        self._moved = now
+        self._moved, self._patience = now, PATIENCE
 
     def due(self, now: float) -> float | None:
         """When `pump` should be called again though nothing happens; None when there is nothing to send."""
         if self._spool.empty:
             return None
         more = self._sent < self._spool.last_sequence and self._sent - self._acked < WINDOW
-        return max(self._not_before, now if more else self._moved + PATIENCE)
+        return max(self._not_before, now if more else self._moved + self._patience)

@@ -18,7 +18,14 @@ from runctl_shared.clock import Clock
 from runctl_shared.spec import Boot, command_line
 
 _UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\x20-\x7e\xa0-\uffff]")
-_OURS = ("RUNCTL_", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
+_INHERITED = re.compile(
+    # What a program needs to find its way about on this machine…
+    "PATH|HOME|USER|LOGNAME|SHELL|TERM|TMPDIR|TZ|LANG|LC_.*|LD_LIBRARY_PATH|(CUDA|NVIDIA)_.*"
+    # …and what every process of the machine is found by, when it is to leave nothing behind.
+    "|RUNCTL_MACHINE|RUNCTL_MACHINE_DIR|TEST_SESSION_OF_RUNCTL"
+)
+"""Variables that the training has from the agent. Of the rest, which may hold keys of whoever started the
+machine, it gets nothing: what it needs is in the run's own environment and secrets."""
 
 
 class Training:
@@ -68,7 +75,7 @@ class Training:
                 f"Set {missing[0]} in your environment and start the run again.",
                 125,
             )
-        env = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        env = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
         # Else Python keeps its output to itself for 8 KiB, and steps are seen late.
         env.setdefault("PYTHONUNBUFFERED", "1")
         env |= spec.env | {name: secrets[name] for name in spec.secrets}

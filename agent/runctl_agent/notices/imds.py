@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -69,13 +69,16 @@ class ImdsSource:
         endpoint: str | None = None,
         poll: float = 1.0,
         on_trouble: Callable[[str], None] | None = None,
+        standing: Iterable[str] = (),
     ) -> None:
-        """`endpoint`: the address, by default that of the environment, else EC2's. Raises UsageError."""
+        """`endpoint`: the address, by default that of the environment, else EC2's. `standing`: ids of notices
+        that were told before (by an agent that died): one that is not served any more is told as withdrawn.
+        Raises UsageError."""
         self._clock = clock
         self._on_notice = on_notice
         self._on_trouble = on_trouble
         self._client = ImdsClient(endpoint_from(endpoint), clock)
-        self._standing = Standing()
+        self._standing = Standing(standing)
         slow = max(poll, min(SLOWEST, poll * 5))
         self._paces: dict[NoticeKind, _Pace] = {
             "interruption": _Pace(poll),

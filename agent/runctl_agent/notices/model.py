@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -14,10 +14,11 @@ Change = Literal["given", "moved", "withdrawn"]
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """Word that the machine will be taken, or that it will not after all.
 
-    `id` is the same for as long as the notice stands. `action`: what the provider will do (terminate, stop,
-    hibernate; for maintenance the code of the event). `deadline_in`: seconds from now until it does so, a
-    little too few rather than too many; None where no time is named. `change`: `given` the first time,
-    `moved` when the deadline has come nearer since, `withdrawn` when the provider no longer serves it.
+    `id` is the same for as long as the notice stands, and begins with its kind. `action`: what the provider
+    will do (terminate, stop, hibernate; for maintenance the code of the event). `deadline_in`: seconds from
+    now until it does so, a little too few rather than too many; None where no time is named. `change`:
+    `given` the first time, `moved` when the deadline has come nearer since, `withdrawn` when the provider no
+    longer serves it.
     """
 
     kind: NoticeKind
@@ -26,3 +27,10 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     deadline_in: float | None = None
     change: Change = "given"
     source: str = "imds"
+
+
+def kind_of(id: str) -> NoticeKind | None:
+    """The kind of the notice `id`; None when there is no such kind."""
+    word = id.partition("-")[0]
+    kinds: tuple[NoticeKind, ...] = get_args(NoticeKind)
+    return next((kind for kind in kinds if kind == word), None)

@@ -6,9 +6,11 @@ once, even if the named time keeps wandering; and one odd answer does not call o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from runctl_agent.notices.model import Notice
+from runctl_agent.notices.model import Notice, kind_of
 from runctl_shared.messages.events import NoticeKind
 
 NEARER = 2.0
@@ -27,8 +29,13 @@ class _Standing(msgspec.Struct):
 class Standing:
     """The notices that stand. Deadlines are kept on the monotonic clock, the nearest one ever told counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Iterable[str] = ()) -> None:
+        """`told`: ids of notices that were told before there was this object."""
         self._standing: dict[str, _Standing] = {}
+        for id in told:
+            kind = kind_of(id)
+            if kind is not None:
+                self._standing[id] = _Standing(Notice(kind=kind, action="", id=id), None)
 
     def observe(self, kind: NoticeKind, served: list[Notice], now: float) -> list[Notice]:
         """What is news in an answer that serves the notices `served` of `kind`, at monotonic time `now`."""

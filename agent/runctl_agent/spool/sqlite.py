@@ -7,9 +7,13 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from runctl_agent.spool.port import Pending
+from runctl_agent.spool.reserve import Reserve
 from runctl_shared.messages.base import Body
+
+T = TypeVar("T")
 
 # FULL: an event that was reported must survive the power cut of a machine whose disk survives it.
 _SCHEMA = """
@@ -23,17 +27,16 @@ CREATE TABLE IF NOT EXISTS events (sequence INTEGER PRIMARY KEY, kind TEXT NOT N
 
 
 class SqliteSpool:
-    """See Spool. `encode(body, sequence, at)` makes the message of an event."""
+    """See Spool. `encode(body, sequence, at)` makes the message of an event. Some room is kept on the disk
+    beside it, and given to the first commit that finds none."""
 
     def __init__(self, path: Path, encode: Callable[[Body, int, float], bytes]) -> None:
         path.touch(mode=0o600, exist_ok=True)
         os.chmod(path, 0o600)
         self._encode = encode
-        with _as_os_error():
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.executescript(_SCHEMA)
-            row = self._db.execute("SELECT last FROM state").fetchone()
-        self._last = int(row[0]) if row else 0
+        self._reserve = Reserve(path.with_name(path.name + ".reserve"))
+        self._db, self._last = self._with_room(lambda: _open(path))
+        self._reserve.hold()
 
     def load(self) -> bytes | None:
         with _as_os_error():
@@ -47,12 +50,7 @@ class SqliteSpool:
             for number, report in enumerate(reports, first)
         ]
         last = self._last + len(new)
-        with _as_os_error(), self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "INSERT INTO events VALUES (?, ?, ?)", [(p.sequence, p.kind, p.data) for p in new]
-            )
-            self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (state, last))
+        self._with_room(lambda: self._write(state, new, last))
         self._last = last
         return new
 
@@ -79,6 +77,35 @@ class SqliteSpool:
 
     def close(self) -> None:
         self._db.close()
+
+    def _write(self, state: bytes, new: Sequence[Pending], last: int) -> None:
+        with _as_os_error(), self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT INTO events VALUES (?, ?, ?)", [(p.sequence, p.kind, p.data) for p in new]
+            )
+            self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (state, last))
+
+    def _with_room(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except OSError:
+            if not self._reserve.release():
+                raise
+            return act()
+
+
+def _open(path: Path) -> tuple[sqlite3.Connection, int]:
+    """The database, and the number of its newest event."""
+    with _as_os_error():
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            db.executescript(_SCHEMA)
+            row = db.execute("SELECT last FROM state").fetchone()
+        except BaseException:
+            db.close()
+            raise
+    return db, int(row[0]) if row else 0
 
 
 @contextmanager

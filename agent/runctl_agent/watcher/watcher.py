@@ -62,6 +62,9 @@ class Watcher:
         self._on_complete = on_complete
         self._clock = clock
 
+        # Held from a look until what it found is handed over: whoever asks for a look must not be told
+        # "nothing" while another one's finding is still on its way.
+        self._handing_over = threading.RLock()
         self._lock = threading.Lock()  # guards what follows
         self._inspector = Inspector(root, quiet, Taken(memory))
         self._place: tuple[int, int] | None = None
@@ -94,7 +97,8 @@ class Watcher:
         `writer_gone`: the training is dead, so that what lies there will not become more complete: waits for
         no quiet period. Of a training that was killed, believe then only what is `signed`.
         """
-        return self._look(woken=True, writer_gone=writer_gone)
+        with self._handing_over:
+            return self._look(woken=True, writer_gone=writer_gone)
 
     def mark_committed(self, version: str) -> None:
         """`version` is stored for good: it is never handed over again, also after a restart."""
@@ -144,8 +148,9 @@ class Watcher:
             if place != self._heard_place:
                 # First the events, then the scan: nothing falls between the two.
                 self._heard_place, self._hears = place, place is not None and self._listen()
-            for candidate in self._look(woken=woken, writer_gone=False):
-                self._hand_over(candidate)
+            with self._handing_over:
+                for candidate in self._look(woken=woken, writer_gone=False):
+                    self._hand_over(candidate)
             return self._delay()
         except Exception:
             # A mistake of ours about one candidate must not end the watch over all the others.

@@ -147,9 +147,15 @@ def _verdict(
             "the checkpoint's step is not known: nothing proves the resume",
             (advice.PRINT_STEPS,),
         )
+    if before.signal == "SIGKILL":
+        why = "it went on when it was asked to save, and was killed; the newest checkpoint resumed"
+        return Verdict.WARNING, why, (advice.SAVE_ON_SIGNAL,)
     if saved is None:
         why = "it did not save when it was asked to; the newest periodic checkpoint resumed"
         return Verdict.WARNING, why, (advice.SAVE_ON_SIGNAL,)
+    if saved.data.get("manifest") != after.resumed_from:
+        why = f"it saved in time, but an older checkpoint was restored (step {after.restored_step})"
+        return Verdict.WARNING, why, ()
     return Verdict.PASS, "it saved in time and resumed where it was", ()
 
 

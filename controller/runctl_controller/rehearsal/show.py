@@ -20,7 +20,7 @@ def show(report: Report) -> None:
 
 
 def _seconds(value: float | None) -> str:
-    if value is not None and value < 1:
+    if value is not None and value < 0.9995:  # and not 1: it is rounded when it is shown
         return f"{1000 * value:.0f} ms"
     return "-" if value is None else format_duration(value)
 

@@ -69,11 +69,13 @@ class Executor:
         )
         to = Address(Stream.COMMANDS, effect.agent, type(effect.body).__name__)
         try:
-            self._bus.publish(to, data, message_id=effect.id, expires=effect.expires).result(CONFIRM_TIMEOUT)
-        except Unroutable as error:
-            # Evidence of nothing about the agent: the queue may have been lost with a broker.
-            self._bus.declare_agent(effect.agent)
-            raise TryLater(str(error)) from error
+            try:
+                sent = self._bus.publish(to, data, message_id=effect.id, expires=effect.expires)
+                sent.result(CONFIRM_TIMEOUT)
+            except Unroutable:
+                # Evidence of nothing about the agent: the queue may have been lost with a broker.
+                self._bus.declare_agent(effect.agent)
+                raise
         except (RunctlError, TimeoutError) as error:
             raise TryLater(str(error)) from error
 
@@ -127,7 +129,7 @@ class Executor:
             found = None if data is None else msgspec.json.decode(data, type=AttemptEnded)
         except (RunctlError, OSError) as error:
             return inputs.EndRead(at=self._clock.now(), attempt=effect.attempt, error=str(error))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             log.warning("end-record.damaged run=%s attempt=%d", spec.run, effect.attempt)
             found = None
         return inputs.EndRead(at=self._clock.now(), attempt=effect.attempt, record=found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -114,6 +115,7 @@ class Disk:
     def __init__(self) -> None:
         self.tables = _Tables()
         self.epoch = 0
+        self.turn = threading.RLock()
 
 
 class MemoryStore:
@@ -127,14 +129,15 @@ class MemoryStore:
 
     @contextmanager
     def transaction(self) -> Iterator[MemoryTransaction]:
-        tables = self.disk.tables.copy()
-        yield MemoryTransaction(tables)
-        if self._epoch is not None and self._epoch != self.disk.epoch:
-            raise Superseded("Another controller has taken over.")
-        if self._fail is not None:
-            error, self._fail = self._fail, None
-            raise error
-        self.disk.tables = tables
+        with self.disk.turn:
+            tables = self.disk.tables.copy()
+            yield MemoryTransaction(tables)
+            if self._epoch is not None and self._epoch != self.disk.epoch:
+                raise Superseded("Another controller has taken over.")
+            if self._fail is not None:
+                error, self._fail = self._fail, None
+                raise error
+            self.disk.tables = tables
 
     def take_over(self) -> int:
         self.disk.epoch += 1

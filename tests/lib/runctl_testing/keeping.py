@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from runctl_agent.edges.place import Place
 from runctl_agent.formats.base import FileStamp
 from runctl_agent.watcher.model import Candidate, version_of
 from runctl_shared.checkpoints.manifest import Manifest
+from runctl_shared.checkpoints.memory import MemoryStore
 from runctl_shared.checkpoints.objects import ObjectStore
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.clock import SystemClock
@@ -26,10 +28,11 @@ EPOCH = 1_700_000_000.0
 class Desk:
     """Attempt `attempt`'s keeper, over `store`. Every keeper that was started is closed by `close`."""
 
-    def __init__(self, store: ObjectStore, folder: Path, attempt: int = 1) -> None:
+    def __init__(self, store: ObjectStore, folder: Path, attempt: int = 1, *, new: bool = True) -> None:
         self.clock = SystemClock()
         self.repository = RunRepository(store, RUN, clock=self.clock)
-        self.repository.write_spec(SPEC)
+        if new:
+            self.repository.write_spec(SPEC)
         self.place = Place(folder / f"machine-{attempt}")
         self.place.prepare()
         self.boot = Boot(agent=f"agent-abcd1234-{attempt}", attempt=attempt, spec=SPEC, bus="", hard_end=60.0)
@@ -100,7 +103,7 @@ class Desk:
     def idle(self) -> None:
         """Everything that was asked for until now has been done."""
         before = sum(isinstance(item, inputs.Flushed) for item in self.said)
-        self.keeper.flush(list, False)
+        self.keeper.flush(list)
         self.hears(inputs.Flushed, before + 1)
 
     def kinds(self) -> list[str]:
@@ -115,3 +118,29 @@ class Desk:
 
     def steps(self) -> list[int | None]:
         return [manifest.step for manifest in self.stored()]
+
+
+class Last:
+    """What the watcher finds when it looks once more, as it sorts it: each version until it is committed."""
+
+    def __init__(self, desk: Desk, *candidates: Candidate) -> None:
+        self._desk, self.candidates = desk, list(candidates)
+
+    def __call__(self) -> list[Candidate]:
+        left = [c for c in self.candidates if c.version not in self._desk.committed]
+        return sorted(left, key=lambda candidate: candidate.written_at)
+
+
+class Door:
+    """The next file that is stored waits before it until it is opened."""
+
+    def __init__(self, memory: MemoryStore) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+        real = memory.put_file
+
+        def put_file(key: str, path: Path) -> tuple[int, str]:
+            self.reached.set()
+            assert self.open.wait(60)
+            return real(key, path)
+
+        memory.put_file = put_file  # type: ignore[method-assign]  # a slow store

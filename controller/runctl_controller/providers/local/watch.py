@@ -10,6 +10,7 @@ from runctl_controller.providers.port import EndCause
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 _STEADY = 60.0  # an agent that lived this long begins again with the first pause
+MOST_CRASHES = 10  # so many in a row, none of them after a steady minute, and the machine is given up
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Watch:
     unbootable: bool = False
     _began: float = 0.0
     _pause: float = 0.0
+    _crashes: int = 0
 
     def verdict(self, now: float, started: Callable[[], bool]) -> EndCause | None:
         """Why the machine ends now; None while it goes on. `started` tells whether the agent ever started."""
@@ -64,11 +66,14 @@ class Watch:
 
     def agent_ended(self, now: float, exit_code: int) -> None:
         """Exit code 0 says that the attempt is over: the machine shuts down. Any other is a crash, and the
-        agent is started again after a pause that grows while it keeps crashing."""
+        agent is started again after a pause that grows while it keeps crashing. One that cannot stay up
+        serves nobody: without it there is no lease, no hard end and no saving in time."""
         if exit_code == 0:
             self.powered_off = True
             return
         if now - self._began >= _STEADY:
-            self._pause = 0.0
+            self._pause, self._crashes = 0.0, 0
+        self._crashes += 1
+        self.broken = self.broken or self._crashes >= MOST_CRASHES
         self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
         self.start_at = now + self._pause

@@ -57,6 +57,8 @@ class EmbeddedBus:
         elif to.stream is Stream.COMMANDS:
             order = message._replace(queue=_queue(to))
             self._engine.post(lambda session: session.store.put_command(to.agent, order), future)
+        elif to.stream is Stream.EVENTS:
+            self._engine.post(lambda session: session.store.put_event(message), future)
         else:
             self._engine.post(lambda session: session.store.put(message), future)
         return future

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 
 from runctl_shared.bus.embedded.doors import Doors
-from runctl_shared.bus.embedded.store import APPLICATION, SCHEMA, VERSION, Store
+from runctl_shared.bus.embedded.store import APPLICATION, SCHEMA, VERSION, WAITING, Store
 from runctl_shared.bus.port import BusRefused, BusUnavailable
 from runctl_shared.draw import new_id
 
@@ -160,6 +160,8 @@ def _open(path: str) -> sqlite3.Connection:
             db.execute("PRAGMA journal_mode = WAL")
         if empty:
             db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        else:
+            db.execute(WAITING)
     except BaseException:
         db.close()
         raise

@@ -21,6 +21,10 @@ FEED_LIMIT = 1000
 DEAD_LIMIT = 10_000
 """Dead letters kept; beyond it the oldest are dropped."""
 
+WAITING = """CREATE INDEX IF NOT EXISTS waiting ON messages (sender, message_id)
+    WHERE queue = 'events' AND owner IS NULL"""
+"""Made at each opening: files of before lack it, and without it nothing is wrong but the time it takes."""
+
 SCHEMA = f"""
 CREATE TABLE links (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE agents (id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -34,6 +38,7 @@ CREATE INDEX ready ON messages (queue, id) WHERE owner IS NULL;
 CREATE INDEX owned ON messages (owner) WHERE owner IS NOT NULL;
 CREATE INDEX expiring ON messages (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX latest ON messages (sender, topic) WHERE queue = 'heartbeats';
+{WAITING};
 CREATE TABLE dead (id INTEGER PRIMARY KEY AUTOINCREMENT, body BLOB NOT NULL, source TEXT NOT NULL,
     reason TEXT NOT NULL, message_id TEXT NOT NULL);
 PRAGMA application_id = {APPLICATION};
@@ -83,6 +88,16 @@ class Store:
             message,
         )
         self.touched.add(message.queue)
+
+    def put_event(self, message: Message) -> None:
+        """Nothing to do while the same message waits unread: its sender repeats what nobody answers, and
+        where nobody reads, repetitions would fill the disk."""
+        same = (
+            "SELECT 1 FROM messages WHERE queue = 'events' AND owner IS NULL AND expires_at IS NULL"
+            " AND sender = ? AND message_id = ?"
+        )
+        if self._db.execute(same, (message.sender, message.message_id)).fetchone() is None:
+            self.put(message)
 
     def put_command(self, agent: str, message: Message) -> None:
         """Raises Unroutable, having written nothing."""
