@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     mark = secrets.token_hex(8)
     folder = Path(tempfile.mkdtemp(prefix="runctl-tests-"))
     os.environ[SESSION] = mark
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background by a shell: what the tests start must be able to be interrupted.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # What the developer has set for herself must neither be read nor written.
     for name in [
         name

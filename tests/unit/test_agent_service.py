@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -12,19 +15,27 @@ import pytest
 from runctl_agent.core import effects, inputs
 from runctl_agent.core.phases import Phase
 from runctl_agent.edges.training import Training
-from runctl_agent.hands import Hands
+from runctl_agent.hands import _METHODS, Hands
 from runctl_shared.bus.port import Address, BusRefused, Stream
 from runctl_shared.messages import commands
 from runctl_shared.messages.codec import encode
 from runctl_testing.agents import Agent
 from runctl_testing.eventually import eventually
+from runctl_testing.watching import npz
 
-SAVES = (
-    "sh",
-    "-c",
-    "trap 'touch asked; exit 0' TERM; echo step 1; "
-    "while :; do if [ -e save ]; then mv save {checkpoint_dir}/model.bin; fi; sleep 0.02; done",
-)
+TRAINING = """
+import os, signal, sys, time
+def asked(number, frame):
+    open("asked", "w").close()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, asked)
+print("step 1", flush=True)
+while True:
+    if os.path.exists("save"):
+        os.rename("save", os.path.join(sys.argv[1], "model.bin"))
+    time.sleep(0.02)
+"""
+SAVES = (sys.executable, "-c", TRAINING, "{checkpoint_dir}")
 
 
 @pytest.fixture
@@ -75,9 +86,6 @@ def send(agent: Agent, body: commands.StartTraining | commands.RenewLease, id: s
 
 def waiting(agent: Agent) -> list[str]:
     """The ids of the commands that nobody has acknowledged."""
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(agent.folder / "bus.db")) as db:
         found = db.execute("SELECT message_id FROM messages WHERE queue GLOB 'commands.*'")
         return [id for (id,) in found]
@@ -87,7 +95,7 @@ def test_an_effect_that_fails_ends_nothing(agent: Agent, monkeypatch: pytest.Mon
     agent.trains()
     failed = threading.Event()
 
-    def follow(effect: effects.Follow) -> None:
+    def follow(*args: object) -> None:
         failed.set()
         raise RuntimeError("a mistake")
 
@@ -128,6 +136,15 @@ def test_a_spool_that_cannot_be_read_is_no_busy_loop_and_no_end(
         agent.notice()
         eventually((agent.folder / "asked").exists)
     agent.until(Phase.ENDED)
+
+
+def test_while_a_notice_stands_the_newest_is_stored_first(agent: Agent) -> None:
+    agent.trains()
+    hurries = agent.service._keeper._committer._hurry
+    agent.notice()
+    eventually(hurries.is_set)
+    agent.service.tell(inputs.NoticeGone(at=agent.clock.monotonic(), id="interruption-terminate"))
+    eventually(lambda: not hurries.is_set())
 
 
 def test_a_boot_is_done_when_it_is_stored_and_the_commands_can_come(agent: Agent) -> None:
@@ -182,12 +199,13 @@ class TestAgain:
         first.command(commands.StopTraining(save=False), "cmd-2")
         first.until(Phase.ENDED)
         first.close()
-        (first.place.checkpoints / "late.bin").write_bytes(b"whatever it is")
+        (first.place.checkpoints / "late.npz").write_bytes(npz(1))
         again = Agent(tmp_path, SAVES, disk=first.disk)
         again.start()
         eventually(lambda: again.state.recorded)
+        again.command(commands.AcknowledgeEvents(through=99), "cmd-3")
+        again.ends()
         assert again.repository.manifests() == []
-        again.close()
 
 
 def test_what_cannot_start_is_told_whatever_it_is(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +217,5 @@ def test_what_cannot_start_is_told_whatever_it_is(agent: Agent, monkeypatch: pyt
 
 
 def test_every_effect_has_a_method() -> None:
-    from runctl_agent.hands import _METHODS
-
     assert set(_METHODS) | {effects.Report} == set(effects.Effect.__subclasses__())
     assert all(method.__qualname__.startswith(Hands.__name__) for method in _METHODS.values())

@@ -137,7 +137,11 @@ class TestFlush:
         desk.keeper.add(desk.saves(1))
         desk.hears(inputs.NotStored)
         desk.keeper.add(desk.candidate("step-1.bin", 1))
-        desk.keeper.flush(lambda: [1 // 0 and desk.saves(9)])
+
+        def broken() -> list[Candidate]:
+            raise RuntimeError("a mistake")
+
+        desk.keeper.flush(broken)
         desk.hears(inputs.Flushed)
         assert desk.steps() == [1]
 

@@ -13,6 +13,7 @@ import pytest
 
 from runctl_agent.spool.memory import MemoryDisk, MemorySpool
 from runctl_agent.spool.port import Pending, Spool
+from runctl_agent.spool.reserve import SIZE, Reserve
 from runctl_agent.spool.sqlite import SqliteSpool
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.events import NoticeWithdrawn, Staged
@@ -144,6 +145,40 @@ class TestSqlite:
         spool._db.execute("PRAGMA max_page_count = 1000000").fetchone()
         assert list(spool.commit(b"b", [STAGED], 5.0)) == [told(2)]
         spool.close()
+
+    def test_the_first_commit_on_a_full_disk_gets_the_room_that_was_kept_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spool = SqliteSpool(tmp_path / "spool.db", message)
+        kept = tmp_path / "spool.db.reserve"
+        assert kept.stat().st_blocks * 512 >= SIZE
+        spool.commit(b"a", [STAGED], 5.0)
+        spool._db.execute("PRAGMA max_page_count = 4").fetchone()
+        real = Reserve.release
+
+        def release(reserve: Reserve) -> bool:
+            """As good as room: SQLite may grow the file again."""
+            spool._db.execute("PRAGMA max_page_count = 1000000").fetchone()
+            return real(reserve)
+
+        monkeypatch.setattr(Reserve, "release", release)
+        assert list(spool.commit(b"x" * 100_000, [STAGED], 5.0)) == [told(2)]
+        assert not kept.exists()
+        spool.close()
+        SqliteSpool(tmp_path / "spool.db", message).close()
+        assert kept.exists(), "the next start keeps some back again"
+
+    def test_without_room_to_keep_back_it_works_all_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        spool = SqliteSpool(tmp_path / "spool.db", message)
+        assert list(spool.commit(b"a", [STAGED], 5.0)) == [told(1)]
+        spool.close()
+        assert not (tmp_path / "spool.db.reserve").exists()
 
     def test_a_damaged_file_is_an_os_error(self, tmp_path: Path) -> None:
         (tmp_path / "spool.db").write_bytes(b"this is no database, whatever it is " * 100)

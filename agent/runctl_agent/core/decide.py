@@ -184,7 +184,7 @@ def _stored(turn: Turn, given: inputs.Stored) -> None:
     state = turn.state
     asked = state.asked_at is not None and given.written_at >= state.asked_at
     turn.change(
-        saved_step=given.step,
+        saved_step=state.saved_step if given.step is None else given.step,
         saved_at=given.written_at,
         saved_manifest=given.manifest,
         lease_until=max(state.lease_until, given.at + turn.rules.lease),

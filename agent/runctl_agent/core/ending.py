@@ -184,6 +184,7 @@ def finish(turn: Turn, reason: EndReason, detail: str) -> None:
         saved_step=state.saved_step,
         lost_seconds=lost,
         lost_steps=steps,
+        storing_seconds=0.0 if state.ended_at is None else max(0.0, turn.at - state.ended_at),
         detail=detail,
     )
     turn.change(Phase.ENDED, report=report, over_at=turn.at)

@@ -7,7 +7,8 @@ import msgspec
 FIRST_WAIT, LONGEST_WAIT = 10.0, 300.0
 """Seconds for which a version that could not be stored is left alone: the first time, and at most."""
 REMEMBERED = 1000
-"""Versions; only those that were not stored need remembering, and few of them ever come back."""
+"""Versions that could not be stored; few of them ever come back. Those that wait for their first try are all
+remembered, however many: one that lost its place would count as newer than the others."""
 
 
 class _Known(msgspec.Struct):
@@ -33,6 +34,7 @@ class Versions:
         wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(known.failures, 20))
         news = reason != known.reason
         known.failures, known.reason = known.failures + 1, reason
+        self._forget_old_failures()
         return news, wait
 
     def done(self, version: str) -> int:
@@ -46,6 +48,9 @@ class Versions:
         if known is None:
             self._last += 1
             known = self._known[version] = _Known(self._last)
-            while len(self._known) > REMEMBERED:
-                del self._known[next(iter(self._known))]
         return known
+
+    def _forget_old_failures(self) -> None:
+        failed = [version for version, known in self._known.items() if known.failures]
+        for version in failed[: max(0, len(failed) - REMEMBERED)]:
+            del self._known[version]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -48,6 +49,8 @@ def _failed(as_json: bool, error: Exception) -> int:
 
     if isinstance(error, RunctlError):
         return _say(as_json, error.code, error.what, error.mend, error.exit_code)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
+        return _say(as_json, "error", f"The output cannot be written: {error.strerror}.", "", 125)
     if os.environ.get("RUNCTL_DEBUG"):
         raise error
     what = f"runctl failed, and this is a defect: {type(error).__name__}: {error}"

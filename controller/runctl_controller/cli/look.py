@@ -27,15 +27,18 @@ def ls(only_open: bool, limit: int, as_json: bool) -> int:
 
     with reach(load()) as client:
         found = client.ask(ListRuns(all=not only_open, limit=limit), RunList)
-    emit(found, as_json, lambda: _print_runs(found, limit, SystemClock().now()))
+    emit(found, as_json, lambda: _print_runs(found, limit, only_open, SystemClock().now()))
     return 0
 
 
-def _print_runs(found: RunList, limit: int, now: float) -> None:
+def _print_runs(found: RunList, limit: int, only_open: bool, now: float) -> None:
     from runctl_controller.cli.output import table
     from runctl_controller.cli.phases import at_risk
     from runctl_shared.units import format_duration
 
+    if not found.runs and only_open:
+        click.echo("No run is open.")
+        return
     if not found.runs:
         click.echo("There are no runs. Start one: runctl run -- python train.py")
         return

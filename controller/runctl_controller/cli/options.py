@@ -48,7 +48,11 @@ _RUN = (
         metavar="NAME",
         help="Pass this variable of your environment as a secret; repeatable.",
     ),
-    click.option("--max-restarts", type=int, help="Restarts after the training's own errors.  [0]"),
+    click.option(
+        "--max-restarts",
+        type=click.IntRange(0, 1_000_000),
+        help="Restarts after the training's own errors.  [0]",
+    ),
     click.option("--max-hours", type=float, help="Hours of training, over all attempts."),
     click.option("--grace", metavar="TIME", help="Time to save when asked to stop.  [90s]"),
     click.option("--signal", metavar="SIGNAL", help="Signal that asks the training to save.  [SIGTERM]"),

@@ -110,7 +110,7 @@ def committed(turn: Turn, attempt: Attempt, body: events.CheckpointCommitted) ->
     last = max((s for s in (attempt.last_step, body.step) if s is not None), default=None)
     attempt = turn.attempt(
         attempt.number,
-        saved_step=body.step,
+        saved_step=attempt.saved_step if body.step is None else body.step,
         saved_at=turn.happened,
         newest=body.manifest,
         commits=attempt.commits + 1,

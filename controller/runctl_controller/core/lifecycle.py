@@ -137,6 +137,10 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
     if not attempt.open:
         return
     lost = report.lost_seconds
+    if attempt.started_at is not None and report.storing_seconds > 0:
+        # The training had ended by then, and what it left was being stored.
+        ended = max(attempt.started_at, turn.happened - report.storing_seconds)
+        turn.use(attempt.agent, "saving", since=ended)
     if report.reason != "succeeded" and attempt.started_at is not None:
         since = attempt.saved_at if attempt.saved_at is not None else attempt.started_at
         turn.record = msgspec.structs.replace(

@@ -12,6 +12,7 @@ import msgspec
 
 from runctl_controller.core.inputs import Requested
 from runctl_controller.core.model import Record
+from runctl_controller.core.tables import OPEN_RUN
 from runctl_controller.service.admission import admit
 from runctl_controller.service.engine import named
 from runctl_controller.service.loop import Loop
@@ -173,11 +174,18 @@ class Clients:
 
     def _stop(self, body: requests.StopController) -> Body:
         with self._store.transaction() as tx:
-            busy = [r.run.spec.name for run in tx.busy() if (r := tx.load(run)) is not None]
-        if busy and not body.force:
+            records = [r for run in tx.busy() if (r := tx.load(run)) is not None]
+        going = [r.run.spec.name for r in records if r.run.state in OPEN_RUN]
+        ending = [r.run.spec.name for r in records if r.run.state not in OPEN_RUN]
+        if going and not body.force:
             raise RefusedByGuard(
-                f"{len(busy)} run(s) are not finished ({', '.join(busy[:5])}): nobody would resume them.",
+                f"{len(going)} run(s) are not finished ({', '.join(going[:5])}): nobody would resume them.",
                 "Stop them first, or use --force: they train on, and resume when a controller is back.",
+            )
+        if ending and not body.force:
+            raise RefusedByGuard(
+                f"A machine of {', '.join(ending[:5])} is not known to be gone yet.",
+                "That takes a few seconds as a rule; or use --force, and nobody watches it end.",
             )
         self._loop.stop()
         return replies.Done(note="the controller ends")

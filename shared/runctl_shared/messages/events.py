@@ -133,7 +133,8 @@ class AttemptEnded(Body, frozen=True, kw_only=True):
     """The training is not running and will not run again in this attempt; everything that could be stored is.
 
     `exit_code` or `signal` are the training's own. `lost_seconds` and `lost_steps`: work since the newest
-    verified checkpoint. `detail` says in a sentence what happened.
+    verified checkpoint. `storing_seconds`: from the training's end to this, spent on storing what it left.
+    `detail` says in a sentence what happened.
     """
 
     reason: EndReason
@@ -143,6 +144,7 @@ class AttemptEnded(Body, frozen=True, kw_only=True):
     saved_step: Step | None = None
     lost_seconds: Seconds = 0.0
     lost_steps: Count | None = None
+    storing_seconds: Seconds = 0.0
     detail: Sentence = ""
 
 

@@ -43,8 +43,8 @@ class FullDisk(MemorySpool):
 
 
 class Agent:
-    """An agent on a machine in `folder`, whose training is `command`. Of the one before it that died: `phase`,
-    in which it did so, or `disk`, what it left."""
+    """An agent on a machine in `folder`, whose training is `command`. Of the one before it that died:
+    `phase`, in which it did so, or `disk`, what it left."""
 
     def __init__(
         self,
@@ -81,10 +81,11 @@ class Agent:
         self._thread.start()
 
     def trains(self) -> None:
-        """With the permission to train; returns when the training runs."""
+        """With the permission to train; returns when the training has printed something."""
         self.start()
         self.command(StartTraining())
         self.until(Phase.TRAINING)
+        eventually(lambda: self.place.output.stat().st_size)
 
     def command(self, body: Body, id: str = "cmd-1") -> None:
         kind = type(body).__name__
@@ -108,6 +109,12 @@ class Agent:
         pending = self.spool.pending()
         assert [item.sequence for item in pending] == list(range(1, len(pending) + 1))
         return [item.kind for item in pending]
+
+    def ends(self) -> None:
+        """Returns when it has ended by itself."""
+        self._thread.join(60)
+        assert not self._thread.is_alive(), self.state
+        self.bus.close()
 
     def close(self) -> None:
         """End it with its training, wherever it is."""
