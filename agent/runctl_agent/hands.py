@@ -66,7 +66,7 @@ class Hands:
 
     def _train(self, effect: effects.Train) -> None:
         try:
-            self._attention.begin(saves=True)
+            self._attention.begin()
             pid = self._training.start(effect.resume_path)
         except Exception as error:
             if not isinstance(error, TrainerCannotStart):

@@ -11,7 +11,6 @@ from pathlib import Path
 from runctl_agent.core import inputs
 from runctl_agent.core.commands import ONCE
 from runctl_agent.core.ending import trigger
-from runctl_agent.core.phases import Phase
 from runctl_agent.edges.attention import Attention
 from runctl_agent.edges.beat import heartbeat
 from runctl_agent.edges.follow import Follower
@@ -159,8 +158,13 @@ class Service:
         Raises what keeps the agent from coming up; afterwards nothing does: whatever fails is logged and,
         where that makes sense, tried again. A training must not lose its agent over a full disk."""
         booted = self._find(hello)
+        ever_trained = booted.trainer != "none" or self._engine.state.started_at is not None
+        if ever_trained:
+            self._keeper.retell(self._engine.state.saved_manifest)
         subscription = self._bus.subscribe(Address(Stream.COMMANDS, self._boot.agent), self.on_command)
         self._take(booted)
+        if ever_trained:
+            self._attention.begin()
         while not self._hands.stopped:
             self._turn()
         subscription.close()
@@ -168,15 +172,10 @@ class Service:
         self._keeper.close(5.0)
 
     def _find(self, hello: Body) -> inputs.Booted:
-        """What there is of the attempt on this machine; a training that was ever started is watched again."""
-        now, state = self._clock.monotonic(), self._engine.state
+        """What there is of the attempt on this machine."""
+        now = self._clock.monotonic()
         booted = inputs.Booted(at=now, hello=hello, again=self._engine.again)
-        if self._engine.again:
-            booted = self._training.find(now, booted)
-        if booted.trainer != "none" or state.started_at is not None:
-            self._keeper.retell(state.saved_manifest)
-            self._attention.begin(saves=state.phase is not Phase.ENDED)
-        return booted
+        return self._training.find(now, booted) if self._engine.again else booted
 
     def _turn(self) -> None:
         """One thing out of the inbox, or the wait for one, and then whatever is due."""

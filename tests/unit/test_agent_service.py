@@ -16,6 +16,7 @@ from runctl_agent.core import effects, inputs
 from runctl_agent.core.phases import Phase
 from runctl_agent.edges.training import Training
 from runctl_agent.hands import _METHODS, Hands
+from runctl_agent.watcher.model import Candidate
 from runctl_shared.bus.port import Address, BusRefused, Stream
 from runctl_shared.messages import commands
 from runctl_shared.messages.codec import encode
@@ -106,6 +107,17 @@ def test_an_effect_that_fails_ends_nothing(agent: Agent, monkeypatch: pytest.Mon
     eventually((agent.folder / "asked").exists)
 
 
+def test_an_effect_that_fails_takes_none_of_the_others_with_it(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.trains()
+    monkeypatch.setattr(agent.service._keeper, "write_end", lambda record: 1 // 0)
+    agent.command(commands.StopTraining(save=False), "cmd-2")
+    agent.until(Phase.ENDED)
+    agent.command(commands.AcknowledgeEvents(through=99), "cmd-3")
+    eventually(lambda: agent.state.drained)
+
+
 def test_an_input_that_cannot_be_decided_ends_nothing(agent: Agent) -> None:
     agent.trains()
     agent.service.tell(inputs.Input(at=0.0))  # of a kind that nobody knows
@@ -193,7 +205,9 @@ class TestAgain:
         assert (agent.state.last_step, agent.state.exit_code) == (7, 0)
         agent.close()
 
-    def test_after_its_last_word_it_stores_no_checkpoint(self, tmp_path: Path) -> None:
+    def test_after_its_last_word_it_stores_no_checkpoint(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         first = Agent(tmp_path, SAVES)
         first.trains()
         first.command(commands.StopTraining(save=False), "cmd-2")
@@ -201,7 +215,15 @@ class TestAgain:
         first.close()
         (first.place.checkpoints / "late.npz").write_bytes(npz(1))
         again = Agent(tmp_path, SAVES, disk=first.disk)
+        handed_over, add = threading.Event(), again.service._keeper.add
+
+        def heard(candidate: Candidate) -> None:
+            add(candidate)
+            handed_over.set()
+
+        monkeypatch.setattr(again.service._keeper, "add", heard)
         again.start()
+        assert handed_over.wait(60)
         eventually(lambda: again.state.recorded)
         again.command(commands.AcknowledgeEvents(through=99), "cmd-3")
         again.ends()

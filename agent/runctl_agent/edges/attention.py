@@ -14,16 +14,13 @@ class Attention:
     def __init__(self, tail: OutputTail, watcher: Watcher) -> None:
         self._tail, self._watcher = tail, watcher
         self._reading = threading.Event()
-        self._watching = False
 
-    def begin(self, saves: bool) -> None:
-        """Follow the output and, if `saves`, watch for checkpoints. Does nothing twice."""
+    def begin(self) -> None:
+        """Does nothing twice."""
         if not self._reading.is_set():
+            self._watcher.start()
             self._tail.start()
             self._reading.set()
-        if saves and not self._watching:
-            self._watcher.start()
-            self._watching = True
 
     def all_read(self, timeout: float) -> None:
         """The training has ended: wait until everything that it printed has been read."""

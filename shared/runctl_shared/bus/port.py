@@ -147,6 +147,7 @@ class Bus(Protocol):
         same message_id), Unroutable (COMMANDS to an agent that has no queue) or BusRefused. HEARTBEATS and
         FEED are not confirmed: their future is done at once and losing one is no error. `expires`: seconds
         after which an undelivered message is dead-lettered (COMMANDS) or dropped.
+        An event that still waits unread under the same sender and message_id need not be stored twice.
         Raises ValueError for a body over MAX_BODY. Never blocks on the network.
         """
         ...
