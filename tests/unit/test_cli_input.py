@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -36,7 +37,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def spec(*command: str, **said: object) -> RunSpec:
     nothing: dict[str, object] = dict.fromkeys(Asked._fields)
     given = nothing | {"env": (), "secrets": (), "command": command or ("sh", "-c", "true")} | said
-    return make_spec(Asked(**given), Settings(state_dir="/nowhere"), ENVIRON, "me", 1.0)  # type: ignore[arg-type]  # a test's own fields
+    return make_spec(Asked(**given), Settings(state_dir=f"{gettempdir()}/nowhere"), ENVIRON, "me", 1.0)  # type: ignore[arg-type]  # a test's own fields
 
 
 def refused(*command: str, **said: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ def start(
     if answer != ["started"]:
         process.wait()
         record.forget(state)
-        raise _explain(answer, argv[0], cwd)
+        raise _explain(answer, argv[0], cwd, env.get("PATH", os.defpath))
     found = record.read_record(state)
     if found is None:
         raise TrainerCannotStart(f"The record {str(state)!r} vanished.", "Start the run again.", _OURS)
@@ -129,7 +130,7 @@ def _no_files(error: OSError) -> TrainerCannotStart:
     )
 
 
-def _explain(answer: list[str], program: str, cwd: Path) -> TrainerCannotStart:
+def _explain(answer: list[str], program: str, cwd: Path, search: str) -> TrainerCannotStart:
     stage, number = (answer[1], int(answer[2])) if len(answer) == 3 else ("minder", 0)
     reason = os.strerror(number) if number else "for a reason unknown"
     if stage == "cwd":
@@ -140,6 +141,10 @@ def _explain(answer: list[str], program: str, cwd: Path) -> TrainerCannotStart:
             status,
         )
     if stage == "exec":
+        by_name = "/" not in program
+        if number == errno.EACCES and by_name and shutil.which(program, os.F_OK, search) is None:
+            # A folder of the PATH that may not be entered; the program is in none that may.
+            number = errno.ENOENT
         return _explain_exec(number, reason, program, cwd)
     return TrainerCannotStart(
         f"The agent could not start the command: {reason}.",
