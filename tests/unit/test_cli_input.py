@@ -63,7 +63,7 @@ def test_a_run_as_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_settings_are_used_where_nothing_is_said() -> None:
     settings = Settings(
-        state_dir="/s",
+        state_dir=f"{gettempdir()}/s",
         project="p",
         max_restarts=4,
         max_hours=2.0,
@@ -79,7 +79,7 @@ def test_settings_are_used_where_nothing_is_said() -> None:
         7.0,
         "SIGINT",
         "{path}",
-        "file:///s/checkpoints",
+        f"file://{gettempdir()}/s/checkpoints",
     )
 
 
