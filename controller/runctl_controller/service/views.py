@@ -25,9 +25,9 @@ def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
     attempt = record.current or (record.attempts[-1] if record.attempts else None)
     live = beat.body if beat is not None and attempt is not None and beat.agent == attempt.agent else None
     open_ = attempt is not None and attempt.open
-    steps = [
-        s for s in (live.step if live else None, attempt.last_step if attempt else None) if s is not None
-    ]
+    # A save on the signal is often beyond the last step that was printed.
+    told = (live.step if live else None, *((attempt.last_step, attempt.saved_step) if attempt else ()))
+    steps = [step for step in told if step is not None]
     return RunView(
         run=run.id,
         name=spec.name,
