@@ -47,6 +47,10 @@ def test_the_step_never_goes_back_because_a_heartbeat_is_older_than_an_event() -
     assert run_view(training(last_step=90), beat(step=70), NOW).step == 90
 
 
+def test_what_is_safe_was_trained_even_if_it_was_never_printed() -> None:
+    assert run_view(training(last_step=225, saved_step=238), None, NOW).step == 238
+
+
 def test_the_heartbeat_of_another_attempt_says_nothing_about_this_one() -> None:
     view = run_view(training(last_step=40), beat(agent="agent-abcd1234-9", loss=0.1), NOW)
     assert (view.step, view.loss, view.phase) == (40, None, "training")
