@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from runctl_controller.client.client import Client
 from runctl_controller.rehearsal.drill import FINAL
@@ -93,6 +96,33 @@ class House:
 
     def log(self, run: str, attempt: int) -> str:
         return self.client.ask(ReadLog(run=run, attempt=attempt), LogPiece).data.decode()
+
+    @property
+    def pid(self) -> int:
+        """The controller's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def agent(self, run: str, attempt: int = 1) -> psutil.Process:
+        """The agent of that attempt."""
+        return self._one(f"agent-{run.removeprefix('run-')}-{attempt}", "runctl_agent", "--machine")
+
+    def training(self, run: str, attempt: int = 1) -> psutil.Process:
+        """The tiny training of that attempt."""
+        return self._one(f"agent-{run.removeprefix('run-')}-{attempt}", "tiny_train.py")
+
+    def _one(self, machine: str, *words: str) -> psutil.Process:
+        """The living process with these words in its command line that belongs to `machine`."""
+        found = []
+        folder = str(self.state / "machines" / "machines" / machine)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                line = " ".join(process.cmdline())
+                here = folder in line or any(folder in value for value in process.environ().values())
+                if here and all(word in line for word in words) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        assert len(found) == 1, found
+        return found[0]
 
     def wait(self, run: str, wanted: Callable[[RunDetail], Any], what: str) -> RunDetail:
         """The run once `wanted` holds of it."""

@@ -1,0 +1,68 @@
+"""Every fault is met several times, each time with other dice.
+
+A test that takes `dice` runs once per seed; its id names the seed, and
+`pytest --fault-seed SEED --fault-repeat 1 -k NAME` meets the very same dice again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runctl_testing.aftermath import Witness, witnessed
+from runctl_testing.controller_process import House
+
+DEFAULT_REPEAT = 3
+_SEED, _REPEAT = "RUNCTL_TEST_FAULT_SEED", "RUNCTL_TEST_FAULT_REPEAT"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--fault-seed", type=int, default=None, help="the first seed (else drawn, and printed)")
+    group.addoption("--fault-repeat", type=int, default=None, help=f"seeds per fault ({DEFAULT_REPEAT})")
+
+
+def _first(config: pytest.Config) -> int:
+    """The first seed: drawn once for all processes of a test run."""
+    given = config.getoption("--fault-seed", default=None)
+    if given is None:
+        given = int(os.environ.get(_SEED) or random.randrange(10**6))
+    os.environ[_SEED] = str(given)
+    return int(given)
+
+
+def _repeat(config: pytest.Config) -> int:
+    return int(config.getoption("--fault-repeat", default=None) or os.environ.get(_REPEAT) or DEFAULT_REPEAT)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "dice" in metafunc.fixturenames:
+        first = _first(metafunc.config)
+        seeds = range(first, first + _repeat(metafunc.config))
+        metafunc.parametrize("dice", seeds, ids=[f"seed-{seed}" for seed in seeds], indirect=True)
+
+
+@pytest.fixture
+def dice(request: pytest.FixtureRequest) -> random.Random:
+    """Randomness that the test's id tells how to draw again."""
+    return random.Random(request.param)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """A controller over the embedded bus, started."""
+    made = House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def witness(house: House) -> Iterator[Witness]:
+    """Sees everything that must hold of what runs in `house`."""
+    with witnessed(house) as it:
+        yield it
