@@ -13,7 +13,7 @@ help:
 	  'make test    runs the tests (against a real RabbitMQ, which it gets if there is none)' \
 	  'make check   linters, types, import contracts, the agent installed alone' \
 	  'make docs    writes docs/messages.md and docs/lifecycles.md from the code' \
-  'make soak    the simulation, SEEDS=100000 or as many as you like' \
+  'make soak    the simulation with SEEDS=100000 seeds and every fault REPEAT=50 times, or as you like' \
 	  'make bench   measures the numbers that runctl promises to hold (later)' \
 	  'make env     only prepares .venv' \
 	  'make clean   removes what the other targets made in this folder'
@@ -31,7 +31,7 @@ demo: env
 
 test: env
 	@python3 deploy/dev/install_broker.py
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n 3 --dist worksteal
 
 check: env
 	$(BIN)/ruff check .
@@ -46,8 +46,11 @@ docs: env
 	$(BIN)/python deploy/dev/generate_docs.py
 
 SEEDS ?= 100000
+REPEAT ?= 50
 soak: env
+	@python3 deploy/dev/install_broker.py
 	RUNCTL_SIM_SEEDS=$(SEEDS) $(BIN)/pytest -m simulation --timeout=0 tests/simulation
+	$(BIN)/pytest --fault-repeat $(REPEAT) -n 3 --dist worksteal tests/faults
 
 bench:
 	@echo 'make bench: does not exist yet; it comes with the first numbers that it can hold.'

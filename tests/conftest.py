@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Started in the background by a shell: what the tests start must be able to be interrupted.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # Started by `nohup`: a handler, unlike that, is not inherited by what the tests start.
+        signal.signal(signal.SIGHUP, lambda *_: None)
     # What the developer has set for herself must neither be read nor written.
     for name in [
         name
@@ -81,13 +85,23 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Whatever a test started must have ended by now; what has not fails the run, by name, and is ended."""
     mark = os.environ[SESSION]
+    left = session.config.stash.setdefault(_LEFT, [])
     try:
         # What was told to end a moment ago may still be at it.
         eventually(lambda: not list(marked(SESSION, mark)), timeout=10)
     except AssertionError:
-        session.config.stash[_LEFT] = [describe(process) for process in marked(SESSION, mark)]
+        left += [describe(process) for process in marked(SESSION, mark)]
+    if left:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left"] = left
     session.config.stash[_GUARD].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """With `-n`: what a worker process found left behind fails the whole run."""
+    node.config.stash.setdefault(_LEFT, []).extend(getattr(node, "workeroutput", {}).get("left", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
