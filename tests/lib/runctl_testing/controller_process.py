@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -26,10 +27,12 @@ TINY = Path(__file__).with_name("tiny_train.py")
 
 
 class House:
-    """A controller, its state folder, and a client of it."""
+    """A controller, its state folder, and a client of it. `intervals`: seconds, as ControllerConfig names
+    them, where they are not to be short."""
 
-    def __init__(self, state: Path, bus: str) -> None:
+    def __init__(self, state: Path, bus: str, **intervals: float) -> None:
         self.state, self.bus = state, bus
+        self._intervals = {"heartbeat": 0.5, "lease": 60.0, "notice_poll": 0.2} | intervals
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
 
@@ -43,7 +46,10 @@ class House:
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "controller.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "runctl_testing.controller_process", str(self.state), self.bus],
+                [
+                    *(sys.executable, "-m", "runctl_testing.controller_process"),
+                    *(str(self.state), self.bus, json.dumps(self._intervals)),
+                ],
                 env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -158,9 +164,7 @@ def main() -> None:
     from runctl_controller.service.config import ControllerConfig
     from runctl_controller.service.main import serve
 
-    config = ControllerConfig(
-        state_dir=Path(sys.argv[1]), bus=sys.argv[2], heartbeat=0.5, lease=60.0, notice_poll=0.2
-    )
+    config = ControllerConfig(state_dir=Path(sys.argv[1]), bus=sys.argv[2], **json.loads(sys.argv[3]))
     serve(config, lambda: print("ready", flush=True))
 
 
