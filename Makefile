@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/stamp
-.PHONY: help env demo test check docs soak bench clean
+.PHONY: help env demo test check docs soak bench bench-scale clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,7 +14,8 @@ help:
 	  'make check   linters, types, import contracts, the agent installed alone' \
 	  'make docs    writes docs/messages.md and docs/lifecycles.md from the code' \
   'make soak    the simulation with SEEDS=100000 seeds and every fault REPEAT=50 times, or as you like' \
-	  'make bench   measures the numbers that runctl promises to hold (later)' \
+	  'make bench   measures the numbers that runctl promises to hold, ROWS="start idle" or all' \
+	  'make bench-scale  10,000 agents against one controller, for ten minutes' \
 	  'make env     only prepares .venv' \
 	  'make clean   removes what the other targets made in this folder'
 
@@ -52,8 +53,14 @@ soak: env
 	RUNCTL_SIM_SEEDS=$(SEEDS) $(BIN)/pytest -m simulation --timeout=0 tests/simulation
 	$(BIN)/pytest --fault-repeat $(REPEAT) -n 3 --dist worksteal tests/faults
 
-bench:
-	@echo 'make bench: does not exist yet; it comes with the first numbers that it can hold.'
+BENCH := PYTHONPATH=tests/lib:tests/bench $(BIN)/python -P -m runctl_bench
+bench: env
+	@python3 deploy/dev/install_broker.py
+	@$(BENCH) $(ROWS)
+
+bench-scale: env
+	@python3 deploy/dev/install_broker.py
+	@$(BENCH) scale
 
 clean:
 	rm -rf .venv .venv-agent .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

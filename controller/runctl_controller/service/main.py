@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from runctl_controller import __version__
 from runctl_controller.core.inputs import World
@@ -31,7 +31,19 @@ log = logging.getLogger("runctl.controller")
 CONNECT_TIMEOUT = 30.0
 
 
-def serve(config: ControllerConfig, ready: Callable[[], None] = lambda: None) -> None:
+Providers = Mapping[str, Provider]
+
+
+def this_computer(config: ControllerConfig, clock: Clock) -> Providers:
+    """Every provider there is, by name."""
+    return {"local": LocalProvider(config.machines, clock)}
+
+
+def serve(
+    config: ControllerConfig,
+    ready: Callable[[], None] = lambda: None,
+    providers: Callable[[ControllerConfig, Clock], Providers] = this_computer,
+) -> None:
     """Be the controller of `config.state_dir` until told to stop, or idle; `ready` is called once it answers.
 
     Raises RunctlError when it cannot: another one runs, the state cannot be used, the bus refuses.
@@ -45,7 +57,7 @@ def serve(config: ControllerConfig, ready: Callable[[], None] = lambda: None) ->
         bus = connect(config.bus, clock=clock, name="controller")
         try:
             _connected(bus, config)
-            _serve(config, clock, store, bus, ready)
+            _serve(config, clock, store, bus, providers(config, clock), ready)
         finally:
             bus.close()
             store.close()
@@ -60,9 +72,15 @@ def _connected(bus: Bus, config: ControllerConfig) -> None:
     bus.declare_controller()
 
 
-def _serve(config: ControllerConfig, clock: Clock, store: Store, bus: Bus, ready: Callable[[], None]) -> None:
+def _serve(
+    config: ControllerConfig,
+    clock: Clock,
+    store: Store,
+    bus: Bus,
+    providers: Providers,
+    ready: Callable[[], None],
+) -> None:
     store.take_over()
-    providers: dict[str, Provider] = {"local": LocalProvider(config.machines, clock)}
     world = World(
         installation=store.installation(),
         bus=config.bus,

@@ -5,7 +5,7 @@ history is. What is on record is never removed; but an interval may be, when it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, insert, update
 
@@ -40,7 +40,7 @@ def _save_run(db: Connection, old: Record | None, new: Record) -> None:
     if old is None:
         db.execute(insert(runs), coding.run_row(new))
     elif old.run != new.run or old.busy != new.busy:
-        db.execute(_UPDATE_RUN, {"of_run": old.run.id, **coding.run_row(new)})
+        db.execute(_UPDATE_RUN, {"of_run": old.run.id, **_besides(coding.run_row(new), "id")})
 
 
 def _save_attempts(db: Connection, old: Record, new: Record) -> None:
@@ -48,7 +48,7 @@ def _save_attempts(db: Connection, old: Record, new: Record) -> None:
         row = coding.attempt_row(new.run.id, attempt)
         if position < len(old.attempts):
             keys = {"of_run": new.run.id, "of_number": old.attempts[position].number}
-            db.execute(_UPDATE_ATTEMPT, {**keys, **row})
+            db.execute(_UPDATE_ATTEMPT, {**keys, **_besides(row, "run", "number")})
         else:
             db.execute(insert(attempts), row)
 
@@ -57,7 +57,8 @@ def _save_machines(db: Connection, old: Record, new: Record) -> None:
     for position, machine in _changed(old.machines, new.machines):
         row = coding.machine_row(new.run.id, position, machine)
         if position < len(old.machines):
-            db.execute(_UPDATE_MACHINE, {"of_machine": old.machines[position].id, **row})
+            keys = {"of_machine": old.machines[position].id}
+            db.execute(_UPDATE_MACHINE, {**keys, **_besides(row, "id")})
         else:
             db.execute(insert(machines), row)
 
@@ -72,6 +73,12 @@ def _save_intervals(db: Connection, old: Record, new: Record) -> None:
     if changed:
         rows = [coding.interval_row(new.run.id, position, interval) for position, interval in changed]
         db.execute(insert(intervals), rows)
+
+
+def _besides(row: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The row without these columns. To set a key, even to what it is, has SQLite look through every table
+    that refers to it."""
+    return {name: value for name, value in row.items() if name not in keys}
 
 
 def _changed(old: Sequence[T], new: Sequence[T]) -> Iterator[tuple[int, T]]:
