@@ -80,7 +80,7 @@ def _house(folder: Path) -> Iterator[House]:
 
 
 def idle(folder: Path) -> Iterator[Line]:
-    """Memory and CPU beside a training that does nothing; a heartbeat every 10 s, notices polled each second."""
+    """Memory and CPU beside a training that does nothing; heartbeats every 10 s, notices polled every 1 s."""
     with _house(folder) as house:
         run = house.submit(command=(sys.executable, "-c", _SLEEPS))
         house.wait_training(run)

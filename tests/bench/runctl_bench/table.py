@@ -45,16 +45,19 @@ def show(lines: Iterable[Line]) -> Iterator[Line]:
     """Print each line as it comes, and pass it on."""
     print(f"{'what':<58}{'figure':>12}  {'limit':<14}")
     for line in lines:
-        print(
-            _figure(line) if isinstance(line, Figure) else f"{line.what:<58}{'-':>12}  {line.why}", flush=True
-        )
+        print(_text(line), flush=True)
         yield line
 
 
+def _text(line: Line) -> str:
+    if isinstance(line, Figure):
+        return _figure(line)
+    return f"{line.what:<58}{'FAILED' if isinstance(line, Failed) else '-':>12}  {line.why}"
+
+
 def _figure(figure: Figure) -> str:
-    limit = (
-        "" if figure.limit is None else f"{'≥' if figure.at_least else '≤'} {figure.limit:g} {figure.unit}"
-    )
+    sign = "≥" if figure.at_least else "≤"
+    limit = "" if figure.limit is None else f"{sign} {figure.limit:g} {figure.unit}"
     mark = "" if figure.held else "  BEYOND THE LIMIT"
     return f"{figure.what:<58}{_number(figure.value) + ' ' + figure.unit:>12}  {limit:<14}{mark}".rstrip()
 
