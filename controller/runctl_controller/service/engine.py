@@ -42,9 +42,12 @@ def named(tx: Transaction, name: str) -> Record:
 
 
 class Engine:
+    """`decisions` counts what was decided, or tried: while it stands still, timers and the outbox do too."""
+
     def __init__(self, store: Store, world: World) -> None:
         self._store = store
         self._world = world
+        self.decisions = 0
 
     def handle(self, run: str, given: Input, outgoing: int | None = None) -> Outcome | None:
         """Act on `given`; `outgoing` is the outbox entry whose outcome it is. None: no such run."""
@@ -90,15 +93,22 @@ class Engine:
         return new_record(body, given.at)
 
     def _decide(self, tx: Transaction, record: Record, given: Input) -> Outcome:
+        self.decisions += 1
         decision = decide(record, given, self._world)
         if decision.record is not record or tx.load(record.run.id) is None:
             tx.save(decision.record)
         told = _store_effects(tx, record.run.id, decision.effects)
         return Outcome(decision, told)
 
+    def next_timer(self) -> float | None:
+        """When the next timer is due, UTC seconds."""
+        with self._store.transaction() as tx:
+            return tx.next_timer()
+
     def fire_due(self, now: float) -> list[tuple[str, Outcome]]:
         """Act on every timer that is due, each in a transaction of its own that also removes it. One that
         fails is put off: it must not keep the others from being acted on."""
+        self.decisions += 1
         outcomes: list[tuple[str, Outcome]] = []
         while True:
             try:
@@ -139,6 +149,7 @@ class Engine:
 
     def clock_was_set(self, seconds: float) -> None:
         """Timers are times of day: set back with the clock, they would come as much too late."""
+        self.decisions += 1
         with self._store.transaction() as tx:
             tx.shift_timers(seconds)
 

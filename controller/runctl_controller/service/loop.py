@@ -30,6 +30,8 @@ SWEEP = 1.0
 MOST_COUNTED = 1000
 """Different things that are counted: who sends unknown fields chooses their names."""
 _AGENT, _MACHINE = "agent:", "machine:"
+_AT_ONCE = 1000
+"""Outbox entries that are handed on before the inbox is looked at again."""
 JUMP = 10.0
 """If the two clocks come apart by so many seconds, the clock was set or the machine slept."""
 
@@ -54,6 +56,10 @@ class Loop:
         self._carry_out = carry_out
         self._outbox = Outbox(self._as_owner, self._job_done, clock, pools=(_AGENT,))
         self._pumped = 0
+        # What the store said of timers and the outbox holds until the next decision: a heartbeat, which is
+        # none, costs no transaction. See `Engine.decisions`.
+        self._timer: float | None = None
+        self._timer_as_of = self._pumped_as_of = -1
         self._stopping = False
         self._offset = clock.now() - clock.monotonic()
         self._swept = clock.monotonic()
@@ -138,13 +144,18 @@ class Loop:
 
     def _wait(self) -> float:
         try:
-            with self._store.transaction() as tx:
-                timer = tx.next_timer()
+            timer = self._next_timer()
         except RunctlError:
             return SWEEP  # the next housekeeping says what is wrong; here is only time to pass
         until_sweep = self._swept + SWEEP - self._clock.monotonic()
         until_timer = until_sweep if timer is None else timer - self._clock.now()
         return max(0.0, min(until_sweep, until_timer))
+
+    def _next_timer(self) -> float | None:
+        decisions = self._engine.decisions
+        if decisions != self._timer_as_of:
+            self._timer, self._timer_as_of = self._engine.next_timer(), decisions
+        return self._timer
 
     def wake(self) -> None:
         """After a start, or a jump of the clock."""
@@ -162,12 +173,16 @@ class Loop:
                 self._engine.clock_was_set(jump)
             self._offset, self._swept = now - mono, mono
             self.wake()
-        for run, outcome in self._engine.fire_due(now):
-            self._publish(run, outcome)
+        timer = self._next_timer()
+        if timer is not None and timer <= now:
+            for run, outcome in self._engine.fire_due(now):
+                self._publish(run, outcome)
         if mono - self._swept >= SWEEP:
             self._swept = mono
             self._sweep(now, mono)
-        self._pump()
+            self._pump()
+        elif self._engine.decisions != self._pumped_as_of:
+            self._pump()
 
     def _sweep(self, now: float, mono: float) -> None:
         self._save_beats()
@@ -193,8 +208,9 @@ class Loop:
 
     def _pump(self) -> None:
         """Hand new outbox entries to the workers."""
+        decisions = self._engine.decisions
         with self._store.transaction() as tx:
-            items = tx.outgoing(after=self._pumped)
+            items = tx.outgoing(after=self._pumped, limit=_AT_ONCE)
             records = {item.run: tx.load(item.run) for item in items}
         for item in items:
             self._pumped = max(self._pumped, item.id)
@@ -202,6 +218,8 @@ class Loop:
             if record is not None:
                 lane = _lane(item.run, item.effect)
                 self._outbox.add(Job(outgoing=item.id, lane=lane, record=record, effect=item.effect))
+        if len(items) < _AT_ONCE:
+            self._pumped_as_of = decisions
 
     def _event(self, delivery: Delivery) -> None:
         message = self._decoded(delivery)
