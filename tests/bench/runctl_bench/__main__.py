@@ -5,6 +5,7 @@ Words on the command line choose rows: `make bench ROWS='start idle'`.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +47,7 @@ def lines(names: Iterable[str]) -> Iterator[Line]:
 
 
 def main(names: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is cleared away
     unknown = set(names) - ROWS.keys() - BY_HAND.keys()
     if unknown:
         print(

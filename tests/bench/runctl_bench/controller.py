@@ -27,8 +27,9 @@ from runctl_shared.messages.requests import ListRuns, ShowRun
 from runctl_testing.broker import new_broker
 from runctl_testing.eventually import eventually
 
-AGENTS, INTERVAL = 10_000, 10.0
-"""So many agents, each with a heartbeat every so many seconds."""
+AGENTS, RATE = 1_000, 1_000.0
+"""Heartbeats of so many agents, so many per second: as many as ten thousand agents send, but their command
+queues alone would take the broker minutes (see `scale`)."""
 FLOOD = 30_000
 """Heartbeats that are sent at once, to see how fast they are taken."""
 MANY, FEW = 100_000, 100
@@ -78,9 +79,9 @@ def served(state: Path, bus: str) -> Iterator[Served]:
         process.stdout.close()
 
 
-def beats(bus: str, connections: int, rate: float, seconds: float) -> int:
-    """Heartbeats of all agents from a process of its own; how many were sent."""
-    words = (sys.executable, "-m", "runctl_bench.fleet", "beat", bus, str(AGENTS), str(connections))
+def beats(bus: str, agents: int, connections: int, rate: float, seconds: float) -> int:
+    """Heartbeats of so many agents from a process of its own; how many were sent."""
+    words = (sys.executable, "-m", "runctl_bench.fleet", "beat", bus, str(agents), str(connections))
     done = subprocess.run((*words, str(rate), str(seconds)), check=True, capture_output=True, text=True)
     return int(done.stdout)
 
@@ -91,27 +92,30 @@ def waiting(bus: str) -> int:
         return int(connection.channel().queue_declare(QUEUE, passive=True).method.message_count)
 
 
-def heartbeats(folder: Path, seconds: float = 60.0, connections: int = 20) -> Iterator[Line]:
+def heartbeats(
+    folder: Path, agents: int = AGENTS, connections: int = 20, seconds: float = 60.0
+) -> Iterator[Line]:
     """What a heartbeat costs the controller, as fast as it can and at the fleet's own pace."""
     state = folder / "state"
     state.mkdir(mode=0o700, parents=True)
-    fleet.fill(state / "controller.db", AGENTS)
+    fleet.fill(state / "controller.db", agents)
     broker = new_broker(folder / "broker")
     try:
         broker.start()
+        fleet.declare(broker.url, agents)
         with served(state, broker.url) as controller:
             controller.quiet()
-            yield from _flood(controller, broker.url)
-            yield from _pace(controller, broker.url, seconds, connections)
+            yield from _flood(controller, broker.url, agents)
+            yield from _pace(controller, broker.url, agents, connections, seconds)
     finally:
         broker.close()
 
 
-def _flood(controller: Served, bus: str) -> Iterator[Line]:
+def _flood(controller: Served, bus: str, agents: int) -> Iterator[Line]:
     """Heartbeats per second of its CPU: so many would it take on a core of its own."""
     before, sent = controller.cpu(), 0
     while sent < FLOOD:
-        sent += beats(bus, 4, 1e6, 0.5)
+        sent += beats(bus, agents, 4, 1e6, 0.5)
         eventually(lambda: waiting(bus) == 0, 120, 0.1)
     controller.quiet()
     yield Figure(
@@ -119,14 +123,14 @@ def _flood(controller: Served, bus: str) -> Iterator[Line]:
     )
 
 
-def _pace(controller: Served, bus: str, seconds: float, connections: int) -> Iterator[Line]:
+def _pace(controller: Served, bus: str, agents: int, connections: int, seconds: float) -> Iterator[Line]:
     memory, before, began = controller.memory(), controller.cpu(), time.monotonic()
-    sent = beats(bus, connections, AGENTS / INTERVAL, seconds)
-    share = 100 * (controller.cpu() - before) / (time.monotonic() - began)
-    share *= AGENTS / INTERVAL / (sent / (time.monotonic() - began))  # had they all come in time
-    yield Figure(f"CPU for {AGENTS:,} agents, one heartbeat in {INTERVAL:g} s each", share, "%", 25)
+    sent = beats(bus, agents, connections, RATE, seconds)
+    took = time.monotonic() - began
+    share = 100 * (controller.cpu() - before) / took * RATE / (sent / took)  # had they all come in time
+    yield Figure(f"CPU for {RATE:,.0f} heartbeats/s of {agents:,} agents", share, "%", 25)
     yield Figure(
-        f"its memory after {seconds:g} s of them, beside before", controller.memory() / memory, "x", 1.05
+        f"memory after {seconds:g} s of them, beside before", controller.memory() / memory, "x", 1.05
     )
 
 

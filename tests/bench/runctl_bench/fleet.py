@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import pika
+
 from runctl_controller.core.model import Record
 from runctl_controller.core.tables import AttemptState, MachineState, RunState
 from runctl_controller.providers.fake import FakeProvider
@@ -20,12 +22,15 @@ from runctl_controller.providers.port import Provider
 from runctl_controller.service.config import ControllerConfig
 from runctl_controller.service.main import serve
 from runctl_controller.store.sql.store import SqlStore
+from runctl_shared.bus.amqp.names import Names
 from runctl_shared.bus.connect import connect
-from runctl_shared.bus.port import Address, Stream
+from runctl_shared.bus.port import Address, Bus, BusUnavailable, Stream
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.messages.codec import encode
 from runctl_shared.messages.events import Heartbeat
 from runctl_testing.records import change_attempt, change_machine, change_run, finished, new_run, with_attempt
+
+_TRANSIENT = pika.BasicProperties(delivery_mode=1)
 
 
 def run_id(number: int) -> str:
@@ -77,6 +82,27 @@ def _over(number: int, now: float) -> Record:
     return change_machine(record, 1, state=MachineState.TERMINATED, launched_at=at, ended_at=at + 2)
 
 
+def declare(bus: str, count: int) -> None:
+    """The fleet's command queues: in life each is made when its machine is launched."""
+    made = connect(bus, clock=SystemClock(), name="controller")
+    try:
+        made.wait_connected(60)
+        made.declare_controller()
+        for number in range(count):
+            while not _declared(made, agent_id(number)):
+                pass
+    finally:
+        made.close()
+
+
+def _declared(bus: Bus, agent: str) -> bool:
+    try:
+        bus.declare_agent(agent)
+    except BusUnavailable:  # the broker is busy with those before
+        return False
+    return True
+
+
 def serve_fleet(state: Path, bus: str) -> None:
     """The product's own controller; only its machines are made up. Says `ready` once it answers."""
 
@@ -95,24 +121,32 @@ def serve_fleet(state: Path, bus: str) -> None:
 
 
 def beat(bus: str, count: int, connections: int, rate: float, seconds: float) -> int:
-    """Send heartbeats, evenly in time and in turns; how many."""
+    """Send heartbeats, evenly in time and in turns; how many: the broker has them all by then."""
     bodies = [_heartbeat(number) for number in range(count)]
+    routes = [Names().route(Address(Stream.HEARTBEATS, agent_id(number))) for number in range(count)]
     with ExitStack() as stack:
-        links = [connect(bus, clock=SystemClock(), name=f"bench-{number}") for number in range(connections)]
-        for link in links:
-            stack.callback(link.close)
-        for link in links:
-            link.wait_connected(60)
+        channels = [stack.enter_context(_connection(bus)).channel() for _ in range(connections)]
         began, sent = time.monotonic(), 0
         for number in _turns(count):
             due = began + sent / rate
-            if due > began + seconds:
-                return sent
+            if max(due, time.monotonic()) > began + seconds:
+                break
             time.sleep(max(0.0, due - time.monotonic()))
-            to = Address(Stream.HEARTBEATS, agent_id(number))
-            links[number % connections].publish(to, bodies[number], message_id=f"hb-{sent}")
+            route = routes[number]
+            channels[number % connections].basic_publish(
+                route.exchange, route.key, bodies[number], _TRANSIENT
+            )
             sent += 1
+        for channel in channels:
+            # The broker works in order: what it answers now comes after all that was sent.
+            channel.exchange_declare(routes[0].exchange, passive=True)
     return sent
+
+
+def _connection(bus: str) -> pika.BlockingConnection:
+    parameters = pika.URLParameters(bus)
+    parameters.heartbeat = 0  # it is not always served in time, and lives for minutes only
+    return pika.BlockingConnection(parameters)
 
 
 def _turns(count: int) -> Iterator[int]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from runctl_bench.controller import heartbeats
 from runctl_bench.table import Line
 
-SECONDS, CONNECTIONS = 600.0, 100
+AGENTS, CONNECTIONS, SECONDS = 10_000, 100, 600.0
 
 
 def ten_minutes(folder: Path) -> Iterator[Line]:
     """The fleet's own pace for long enough to see memory grow, if it does."""
-    yield from heartbeats(folder, SECONDS, CONNECTIONS)
+    yield from heartbeats(folder, AGENTS, CONNECTIONS, SECONDS)
