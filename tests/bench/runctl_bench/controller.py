@@ -104,6 +104,7 @@ def heartbeats(
         broker.start()
         fleet.declare(broker.url, agents)
         with served(state, broker.url) as controller:
+            beats(broker.url, agents, 4, agents / 2, 4.0)  # the first of each is news, and is decided upon
             controller.quiet()
             yield from _flood(controller, broker.url, agents)
             yield from _pace(controller, broker.url, agents, connections, seconds)

@@ -116,7 +116,8 @@ def serve_fleet(state: Path, bus: str) -> None:
             made.launch(machine.order)
         return {"local": made}
 
-    config = ControllerConfig(state_dir=state, bus=bus, lease=3600.0)
+    # Nobody is called silent for what the load generator or the broker cannot keep up with.
+    config = ControllerConfig(state_dir=state, bus=bus, lease=3600.0, heartbeat=600.0)
     serve(config, lambda: print("ready", flush=True), providers)
 
 
