@@ -86,7 +86,6 @@ class Service:
             self._outlet,
             self._follower,
         )
-        self._first_step = False
         self._next_beat = 0.0
         self._up = False
         self._failed = False
@@ -125,14 +124,8 @@ class Service:
         self._inbox.put(lambda: self._outlet.again(sequence - 1, self._clock.monotonic(), RETRY))
 
     def _progressed(self) -> None:
-        tracker = self._feed.tracker
-        if self._first_step or tracker.first_step is None or tracker.kind is None:
-            return
-        restored = self._engine.state.restored_step
-        if tracker.kind < Kind.ITERATION and restored is not None and tracker.first_step < restored:
-            return  # a bar that begins anew with each epoch is no proof of a restart from the beginning
-        self._first_step = True
-        self.tell(inputs.StepSeen(at=self._clock.monotonic(), step=tracker.first_step))
+        if self._engine.state.first_step is None:  # later steps are sampled, with the heartbeats
+            self._inbox.put(self._take_steps)
 
     # As a listener of the output's tail: new output wakes the follower up.
     def chunk(self, offset: int, data: bytes) -> None:
@@ -284,14 +277,27 @@ class Service:
             self._beat(now)
 
     def _beat(self, now: float) -> None:
-        state, sequence = self._engine.state, self._spool.last_sequence
-        with self._feed.lock:
-            step = self._feed.tracker.step
-        if self._first_step and step is not None and step != state.last_step:
-            self._take(inputs.StepSeen(at=now, step=step))
+        self._take_steps()
+        sequence = self._spool.last_sequence
         body = heartbeat(self._engine.state, self._feed, self._metrics, self._training.pid, sequence, now)
         self._publish(Stream.HEARTBEATS, body)
         self._shipper.pause()
+
+    def _take_steps(self) -> None:
+        """The steps that the output tells of: the first one always before any other, since the resume is
+        proven by it. (A successor of an agent that died reads the whole output once more.)"""
+        tracker = self._feed.tracker
+        with self._feed.lock:
+            first, step, kind = tracker.first_step, tracker.step, tracker.kind
+        if first is None or step is None or kind is None:
+            return
+        state, now = self._engine.state, self._clock.monotonic()
+        if state.first_step is None:
+            if kind < Kind.ITERATION and state.restored_step is not None and first < state.restored_step:
+                return  # a bar that begins anew with each epoch is no proof of a restart from the beginning
+            self._take(inputs.StepSeen(at=now, step=first))
+        if step != self._engine.state.last_step:
+            self._take(inputs.StepSeen(at=now, step=step))
 
     def _publish(self, stream: Stream, body: Body) -> None:
         """Beside the numbered events: whether it arrives matters to nobody."""
@@ -310,15 +316,12 @@ class Service:
         self._publish(Stream.EVENTS, OutputSeen(offset=offset, data=data))
 
     def _training_over(self, code: int | None, signal: str | None) -> None:
-        now = self._clock.monotonic()
-        with self._feed.lock:
-            step = self._feed.tracker.step
-        if self._first_step and step is not None:
-            self._take(inputs.StepSeen(at=now, step=step))
+        self._take_steps()
         detail = ""
         if signal is not None or code:
             how = f"signal {signal}" if signal is not None else f"exit code {code}"
             detail = ": ".join(part for part in (how, self._training.last_words()) if part)
+        now = self._clock.monotonic()
         self._take(inputs.TrainingExited(at=now, exit_code=code, signal=signal, detail=detail))
 
 

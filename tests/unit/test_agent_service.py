@@ -19,7 +19,8 @@ from runctl_agent.hands import _METHODS, Hands
 from runctl_agent.watcher.model import Candidate
 from runctl_shared.bus.port import Address, BusRefused, Stream
 from runctl_shared.messages import commands
-from runctl_shared.messages.codec import encode
+from runctl_shared.messages.codec import decode, encode
+from runctl_shared.messages.events import FirstStepSeen
 from runctl_testing.agents import Agent
 from runctl_testing.eventually import eventually
 from runctl_testing.watching import npz
@@ -228,6 +229,18 @@ class TestAgain:
         again.command(commands.AcknowledgeEvents(through=99), "cmd-3")
         again.ends()
         assert again.repository.manifests() == []
+
+
+def test_the_first_step_is_the_first_also_when_a_heartbeat_is_due_at_that_moment(agent: Agent) -> None:
+    """A successor reads all that was printed at once: a heartbeat must not take the last for the first."""
+    service = agent.service
+    service._feed.chunk(0, b"".join(b"step %d\n" % step for step in range(1, 58)))
+    service._beat(agent.clock.monotonic())
+    service._inbox.get_nowait()()
+    assert (agent.state.first_step, agent.state.last_step) == (1, 57)
+    assert [decode(item.data).body for item in agent.spool.pending()] == [
+        FirstStepSeen(step=1, restored_step=None, seconds=0.0)
+    ]
 
 
 def test_what_cannot_start_is_told_whatever_it_is(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
