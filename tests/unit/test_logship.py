@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from runctl_agent.edges.logship import EVERY, LogShipper, StoredOutput
-from runctl_shared.checkpoints.logs import SEGMENT, RunLogs
+from runctl_shared.checkpoints.logs import SEGMENT
 from runctl_shared.checkpoints.memory import MemoryStore
 from runctl_shared.checkpoints.objects import ObjectStoreError
 from runctl_shared.clock import FakeClock
+from runctl_testing import checkpoints
+from runctl_testing.checkpoints import RUN
 
 
 class Output:
@@ -21,7 +23,7 @@ class Output:
         self.path = path
         self.clock = FakeClock()
         self.store = MemoryStore()
-        self.logs = RunLogs(self.store)
+        self.logs = checkpoints.repository(self.store).logs
         self.wanted: list[int] = []
         self.shipper = LogShipper(self.clock, self.wanted.append)
         self.stored = StoredOutput(self.logs, 2, path)
@@ -100,7 +102,7 @@ def test_full_segments_are_stored_at_once_and_once(output: Output) -> None:
     output.shipper.end()
     output.ship()
     assert output.in_store() == data
-    assert sorted(output.store.objects) == [f"logs/00002/{n:06d}.log" for n in range(4)]
+    assert sorted(output.store.objects)[:4] == [f"{RUN}/logs/00002/{n:06d}.log" for n in range(4)]
     assert output.puts <= 3 + 3 + 2
 
 

@@ -60,11 +60,38 @@ class TestSpec:
         for call in (
             unmounted.read_spec,
             unmounted.eligible,
+            unmounted.manifests,
             lambda: unmounted.claim(1, "agent-1-1", None, 0),
+            lambda: unmounted.read_end(1),
         ):
             with pytest.raises(StoreRefused, match="nothing of run-abcd1234") as refused:
                 call()
             assert refused.value.mend
+
+    def test_nothing_is_put_where_the_run_is_not(self, tmp_path: Path) -> None:
+        """What is put into an empty mount point is gone when the file system comes back over it."""
+        empty = MemoryStore()
+        unmounted = RunRepository(empty, RUN)
+        for call in (
+            lambda: commit(unmounted, tmp_path, 7),
+            lambda: unmounted.write_end(1, b"{}"),
+            lambda: unmounted.logs.append_segment(1, 0, b"printed"),
+        ):
+            with pytest.raises(StoreRefused, match="nothing of run-abcd1234"):
+                call()
+        assert not empty.objects
+
+    def test_a_store_that_goes_away_during_an_upload_has_no_checkpoint(self, tmp_path: Path) -> None:
+        """Nor has the empty folder in its place anything that would be taken for one."""
+
+        def unmounted() -> None:
+            del leaving.objects[f"{RUN}/run.json"]
+
+        leaving = Meddling(unmounted)
+        repo = repository(leaving)
+        with pytest.raises(StoreRefused, match="nothing of run-abcd1234"):
+            commit(repo, tmp_path, 7)
+        assert not leaving.objects
 
 
 class TestClaims:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from runctl_shared.checkpoints.checks import require_run
 from runctl_shared.checkpoints.manifest import log_key
 from runctl_shared.checkpoints.objects import ObjectInfo, ObjectStore
 
@@ -15,22 +16,25 @@ _SEGMENT = re.compile(r"logs/(\d{5})/\d{6}\.log")
 
 
 class RunLogs:
-    """The output of all attempts of one run, in the run's part of a store.
+    """The output of all attempts of `run`, in the run's part of a store.
 
     Each attempt's output is one stream of bytes; offsets count from its beginning. One writer per attempt.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, run: str) -> None:
         self._store = store
+        self._run = run
 
     def append_segment(self, attempt: int, segment: int, data: bytes) -> None:
         """Store segment number `segment` (from 0), in place of what it was while it was shorter.
 
-        The writer fills a segment to SEGMENT bytes before it begins the next. Raises ValueError for more.
+        The writer fills a segment to SEGMENT bytes before it begins the next. Raises ValueError for more,
+        StoreRefused when nothing of the run is in the store.
         """
         key = log_key(attempt, segment)
         if len(data) > SEGMENT or _SEGMENT.fullmatch(key) is None:
             raise ValueError(f"{len(data)} bytes cannot be {key}")
+        require_run(self._store, self._run)
         self._store.put(key, data)
 
     def read_log(self, attempt: int, offset: int, limit: int) -> bytes:

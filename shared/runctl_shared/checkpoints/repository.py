@@ -51,7 +51,9 @@ class ClaimRefused(RunctlError):
 
 
 class RunRepository:
-    """The part of `store` below the run's id. All methods raise ObjectStoreError when the store fails.
+    """The part of `store` below the run's id. All methods raise ObjectStoreError when the store fails. What
+    would come of a store in which nothing of the run is (see `require_run`) is StoreRefused: neither is its
+    emptiness an answer, nor is anything put there.
 
     `logs` is the run's output.
     """
@@ -60,7 +62,7 @@ class RunRepository:
         self._store = PrefixedStore(store, run)
         self._run = run
         self._clock = clock or SystemClock()
-        self.logs = RunLogs(self._store)
+        self.logs = RunLogs(self._store, run)
 
     def write_spec(self, spec: RunSpec) -> None:
         """Store what was asked for. Raises AlreadyExists when it is there and different."""
@@ -71,7 +73,7 @@ class RunRepository:
                 raise
 
     def read_spec(self) -> RunSpec:
-        """What was asked for. Raises StoreRefused when nothing of the run is there, ManifestDamaged."""
+        """What was asked for. Raises ManifestDamaged."""
         require_run(self._store, self._run)
         try:
             spec = msgspec.json.decode(self._store.get(SPEC), type=RunSpec)
@@ -92,7 +94,7 @@ class RunRepository:
 
         Returns the claim as stored: an agent that claimed before and crashed gets that one again, with that
         parent. `now` is UTC seconds. Raises ClaimRefused when another agent holds this attempt, or a newer
-        attempt has claimed; StoreRefused when nothing of the run is in the store.
+        attempt has claimed.
         """
         claim = Claim(run=self._run, attempt=attempt, agent=agent, parent=parent, claimed_at=now)
         _check_claim(claim)
@@ -111,15 +113,17 @@ class RunRepository:
     def manifests(self) -> list[NameParts]:
         """Every committed checkpoint, oldest first, eligible or not; one listing."""
         names = (parse_name(info.key) for info in self._store.list(MANIFESTS))
-        return [parts for parts in names if parts is not None]
+        found = [parts for parts in names if parts is not None]
+        if not found:
+            require_run(self._store, self._run)
+        return found
 
     def read_manifest(self, name: str) -> Manifest:
         """The manifest `name`, checked. Raises ManifestDamaged, ObjectMissing."""
         return load_manifest(self._store, self._run, name)
 
     def eligible(self) -> list[NameParts]:
-        """What may be restored, newest first. Raises StoreRefused when nothing of the run is in the store:
-        an empty list is proof that there is nothing."""
+        """What may be restored, newest first: an empty list is proof that there is nothing."""
         require_run(self._store, self._run)
         return lineage.eligible(self.claims(), (parts.name for parts in self.manifests()))
 
@@ -134,6 +138,7 @@ class RunRepository:
         checkpoint. After another ObjectStoreError it may or may not exist: ask `manifests()`.
         """
         check_draft(draft, files)
+        require_run(self._store, self._run)
         for parts in self.manifests():
             if parts.id == draft.id or (parts.attempt, parts.sequence) == (draft.attempt, draft.sequence):
                 raise AlreadyExists(f"{parts.name} has already been committed.")
@@ -161,6 +166,7 @@ class RunRepository:
     def write_end(self, attempt: int, record: msgspec.Struct | bytes) -> None:
         """Store the attempt's final record, over one that is there."""
         data = record if isinstance(record, bytes) else msgspec.json.encode(record)
+        require_run(self._store, self._run)
         self._store.put(end_name(attempt), data)
 
     def read_end(self, attempt: int) -> bytes | None:
@@ -168,6 +174,7 @@ class RunRepository:
         try:
             return self._store.get(end_name(attempt))
         except ObjectMissing:
+            require_run(self._store, self._run)
             return None
 
     def _read_claim(self, attempt: int) -> Claim:

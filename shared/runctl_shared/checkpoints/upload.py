@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from runctl_shared import __version__
-from runctl_shared.checkpoints.checks import LATEST, layout_problem
+from runctl_shared.checkpoints.checks import LATEST, layout_problem, require_run
 from runctl_shared.checkpoints.manifest import (
     FileEntry,
     Manifest,
@@ -136,6 +136,8 @@ class Upload:
             self._check_stop()
             for file in files:
                 _require_unchanged(base, file)
+            # What lies in a folder whose file system has gone away meanwhile is not in the store.
+            require_run(self._store, self._run)
         except BaseException:
             self._discard()
             raise
