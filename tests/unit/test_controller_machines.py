@@ -53,6 +53,17 @@ def test_a_machine_unheard_for_a_whole_lease_is_fenced_and_replaced_once_gone() 
     assert (c.attempt(1).reason, c.state()) == ("lost", RunState.PROVISIONING)
 
 
+def test_a_machine_that_died_while_it_was_launched_is_not_waited_for() -> None:
+    """A controller killed in the midst of a launch asks again, and gets to know the same machine: dead."""
+    c = Controller()
+    dead = c.sighting(1, Provided.TERMINATED, cause=EndCause.FAILED, launched_at=c.at, ended_at=c.at)
+    answered = c.give(inputs.LaunchAnswered(at=c.at, machine=c.agent(1), sighting=dead))
+    assert wanted(answered, effects.ReadEnd)
+    c.give(inputs.EndRead(at=c.at, attempt=1))
+    assert (c.attempt(1).reason, c.record.machines[0].state) == ("lost", MachineState.TERMINATED)
+    assert c.attempt(2).open
+
+
 def test_the_end_record_in_the_store_counts_when_the_agent_could_not_say_it() -> None:
     c = Controller()
     c.train()

@@ -35,11 +35,17 @@ def _unheard_for_a_lease() -> Controller:
 
 def test_an_unheard_agent_that_goes_on_committing_is_left_alone() -> None:
     c = _unheard_for_a_lease()
-    decision = c.give(inputs.CommitsRead(at=c.at, attempt=1, newest="a newer one"))
+    decision = c.give(inputs.CommitsRead(at=c.at, attempt=1, newest="z: a newer one"))
     assert not wanted(decision, effects.Terminate)
     # From here on another whole lease must pass.
     c.at += WORLD.lease - 5.0
     assert not wanted(c.seen(1, Provided.RUNNING), effects.ReadCommits)
+
+
+def test_a_checkpoint_that_is_gone_is_no_sign_of_life() -> None:
+    """Fewer in the store than the agent had told of: that nobody has stored one since is all that it says."""
+    c = _unheard_for_a_lease()
+    assert wanted(c.give(inputs.CommitsRead(at=c.at, attempt=1, newest=None)), effects.Terminate)
 
 
 def test_a_store_that_cannot_be_read_is_no_reason_to_end_a_machine() -> None:

@@ -52,7 +52,10 @@ def launch_answered(turn: Turn, machine: Machine, given: LaunchAnswered) -> None
     attempt = turn.record.attempt(machine.attempt)
     if machine.state is MachineState.TERMINATED:
         return
-    if given.sighting is not None:
+    if given.sighting is not None and given.sighting.state is Provided.TERMINATED:
+        # One that we had launched before we died, and that has ended since, or never came up.
+        seen(turn, machine, Seen(at=given.at, machine=machine.id, sighting=given.sighting))
+    elif given.sighting is not None:
         _launched(turn, machine, attempt, given.sighting)
     elif machine.state is MachineState.RUNNING or given.error is None:
         return
@@ -213,12 +216,13 @@ def commits_read(turn: Turn, attempt: Attempt, given: CommitsRead) -> None:
     if not attempt.open or attempt.unheard_since is None:
         return
     silence = _silence(turn, attempt)
-    if given.error is None and given.newest == attempt.newest and silence > turn.world.lease:
+    commits = (given.newest or "") > (attempt.newest or "")  # the names of one attempt's are in their order
+    if given.error is None and not commits and silence > turn.world.lease:
         text = f"no word and no checkpoint for {silence:.0f} s, a whole lease: the machine is ended"
         turn.tell("fenced", text, attempt=attempt.number, silence=silence)
         end_machine(turn, machine, "lifecycle")
         return
-    if given.error is None and given.newest != attempt.newest:
+    if given.error is None and commits:
         turn.attempt(attempt.number, newest=given.newest, saved_at=turn.at)
         turn.tell("alive", "unheard, but it has stored a checkpoint since", attempt=attempt.number)
     look_again(turn, machine, most=max(turn.world.look, turn.world.lease / 10))
