@@ -21,12 +21,23 @@ def hearing() -> Hearing:
     made = Hearing(10.0)
     made.expect_of("run-aaaa", [A], 0.0)
     made.heard(A, 0.0)
+    made.recorded(A, silent=False)
     return made
 
 
-def test_silence_is_told_once_with_its_length(hearing: Hearing) -> None:
+def silenced(hearing: Hearing, at: float) -> list[tuple[str, float]]:
+    """Who has gone silent, which then is in the store."""
+    gone = hearing.gone_silent(at)
+    for agent, _ in gone:
+        hearing.recorded(agent, silent=True)
+    return gone
+
+
+def test_silence_is_told_with_its_length_until_it_is_recorded(hearing: Hearing) -> None:
+    """A transaction that fails must not hide a machine that died."""
     assert hearing.gone_silent(LIMIT) == []
     assert hearing.gone_silent(LIMIT + 1) == [(A, LIMIT + 1)]
+    assert silenced(hearing, LIMIT + 2) == [(A, LIMIT + 2)]
     assert hearing.gone_silent(LIMIT + 100) == []
 
 
@@ -35,9 +46,12 @@ def test_whoever_is_heard_in_time_is_not_silent(hearing: Hearing) -> None:
     assert hearing.gone_silent(30.0 + LIMIT) == []
 
 
-def test_to_be_heard_again_is_told_once_and_silence_after_it_again(hearing: Hearing) -> None:
-    hearing.gone_silent(100.0)
+def test_to_be_heard_again_is_told_until_it_is_recorded_and_silence_after_it_again(hearing: Hearing) -> None:
+    """A transaction that fails must not leave one that lives on record as silent: it would be fenced."""
+    silenced(hearing, 100.0)
     assert hearing.heard(A, 101.0, beat(A))
+    assert hearing.heard(A, 101.0, beat(A))
+    hearing.recorded(A, silent=False)
     assert not hearing.heard(A, 102.0)
     assert hearing.gone_silent(102.0 + LIMIT + 1) == [(A, LIMIT + 1)]
 
@@ -47,6 +61,7 @@ def test_after_a_start_the_first_word_counts_as_heard_again() -> None:
     hearing = Hearing(10.0)
     hearing.expect_of("run-aaaa", [A], 0.0)
     assert hearing.heard(A, 1.0, beat(A))
+    hearing.recorded(A, silent=False)
     assert not hearing.heard(A, 2.0, beat(A))
 
 
@@ -88,7 +103,7 @@ def test_runs_do_not_forget_each_others_agents(hearing: Hearing) -> None:
 
 def test_a_successor_is_expected_while_the_first_is_still_there(hearing: Hearing) -> None:
     hearing.expect_of("run-aaaa", [A, "agent-aaaa-2"], 20.0)
-    assert [agent for agent, _ in hearing.gone_silent(LIMIT + 1)] == [A]
+    assert [agent for agent, _ in silenced(hearing, LIMIT + 1)] == [A]
     hearing.expect_of("run-aaaa", ["agent-aaaa-2"], 50.0)
     assert [agent for agent, _ in hearing.gone_silent(20.0 + LIMIT + 1)] == ["agent-aaaa-2"]
 

@@ -11,19 +11,23 @@ MISSED = 4
 
 
 class Hearing:
-    """One thread's. All times are monotonic seconds, so that a jump of the clock silences nobody."""
+    """One thread's. All times are monotonic seconds, so that a jump of the clock silences nobody.
+
+    What is told by `heard` and `gone_silent` is told again until `recorded` says that the store has it: a
+    transaction that failed must neither hide a silence nor have a living machine taken for a silent one.
+    """
 
     def __init__(self, heartbeat: float) -> None:
         self._limit = heartbeat * MISSED
         self._heard: dict[str, float] = {}
-        self._silent: set[str] = set()
-        self._new: set[str] = set()
+        self._recorded: dict[str, bool] = {}
+        """Whether the store has an agent as silent; not in it: nobody knows, as after a start of ours."""
         self._expected: dict[str, frozenset[str]] = {}
         self._fresh: dict[str, Beat] = {}
         self._newest: dict[str, Beat] = {}
 
     def heard(self, agent: str, at: float, beat: Beat | None = None) -> bool:
-        """Note a sign of life; True if the agent had been silent, or may have been before we listened.
+        """Note a sign of life; True if the store has the agent as silent, or may have.
 
         One of which nothing is expected is passed over: what comes of strangers is not kept.
         """
@@ -32,22 +36,17 @@ class Hearing:
         self._heard[agent] = at
         if beat is not None:
             self._fresh[agent] = self._newest[agent] = beat
-        back = agent in self._silent or agent in self._new
-        self._silent.discard(agent)
-        self._new.discard(agent)
-        return back
+        return self._recorded.get(agent, True)
 
     def expect_of(self, run: str, agents: Iterable[str], at: float) -> None:
         """Of `run`, these agents should be heard from now on; its others are forgotten."""
         wanted, known = set(agents), self._expected.get(run, frozenset())
         for agent in known - wanted:
             self._heard.pop(agent, None)
-            self._silent.discard(agent)
-            self._new.discard(agent)
+            self._recorded.pop(agent, None)
             self._newest.pop(agent, None)
         for agent in wanted - known:
             self._heard.setdefault(agent, at)
-            self._new.add(agent)
         if wanted:
             self._expected[run] = frozenset(wanted)
         else:
@@ -58,14 +57,18 @@ class Hearing:
         self._heard = dict.fromkeys(self._heard, at)
 
     def gone_silent(self, at: float) -> list[tuple[str, float]]:
-        """Agents that have become silent since the last call, each with the seconds since it was heard."""
-        gone = [
+        """Agents that are silent while the store does not have them so, each with the seconds since it was
+        heard."""
+        return [
             (agent, at - heard)
             for agent, heard in self._heard.items()
-            if agent not in self._silent and at - heard > self._limit
+            if at - heard > self._limit and not self._recorded.get(agent, False)
         ]
-        self._silent.update(agent for agent, _ in gone)
-        return gone
+
+    def recorded(self, agent: str, *, silent: bool) -> None:
+        """The store has it so."""
+        if agent in self._heard:
+            self._recorded[agent] = silent
 
     def newest(self, agent: str) -> Beat | None:
         return self._newest.get(agent)

@@ -193,6 +193,7 @@ class Loop:
         for agent, silence in self.hearing.gone_silent(mono):
             given = inputs.WentSilent(at=now, agent=agent, heard_at=now - silence)
             self._publish_for(agent, self._engine.heard(agent, given))
+            self.hearing.recorded(agent, silent=True)
 
     def _listening(self) -> bool:
         try:
@@ -261,6 +262,7 @@ class Loop:
         if self.hearing.heard(agent, self._clock.monotonic(), beat):
             given = inputs.HeardAgain(at=self._clock.now(), agent=agent)
             self._publish_for(agent, self._engine.heard(agent, given))
+            self.hearing.recorded(agent, silent=False)
 
     def _decoded(self, delivery: Delivery) -> Message[Body] | None:
         """The message; None for one that was put aside. Unknown fields and kinds are counted."""

@@ -147,6 +147,7 @@ class SimController:
         for agent, silence in sorted(self.hearing.gone_silent(self.line.now)):
             given = inputs.WentSilent(at=self.now, agent=agent, heard_at=self.now - silence)
             self._publish_for(agent, self.engine.heard(agent, given))
+            self.hearing.recorded(agent, silent=True)
 
     # -- deliveries ---------------------------------------------------------------------------
 
@@ -173,6 +174,7 @@ class SimController:
         if self.hearing.heard(agent, self.line.now):
             given = inputs.HeardAgain(at=self.now, agent=agent)
             self._publish_for(agent, self.engine.heard(agent, given))
+            self.hearing.recorded(agent, silent=False)
 
     def request(self, name: str, body: Body) -> None:
         """Raises RunctlError when refused."""
