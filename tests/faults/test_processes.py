@@ -1,18 +1,43 @@
-"""Processes that are killed, paused or asleep at any moment."""
+"""Processes that are killed at any moment of a run: boot, training, saving, end."""
 
 from __future__ import annotations
 
 import random
 
+import pytest
+
+from runctl_shared.messages.replies import Done
+from runctl_shared.messages.requests import ResumeRun
 from runctl_testing.aftermath import Witness
 from runctl_testing.controller_process import House
+from runctl_testing.strikes import mend, strike
+
+STEPS = ("--steps", "60")
 
 
-def test_the_agent_is_killed_at_a_random_moment(house: House, witness: Witness, dice: random.Random) -> None:
-    """A training that ends with its agent, or is started twice by the agent's successor."""
-    run = house.submit("--steps", "80", env=witness.env)
-    house.wait_training(run, saved=dice.randrange(0, 50, 10))
+@pytest.mark.parametrize("victim", ["agent", "controller"])
+def test_nobody_notices_that_it_was_killed(
+    house: House, witness: Witness, dice: random.Random, victim: str
+) -> None:
+    """A training that ends with its agent or its controller, is started twice by a successor, or is told
+    wrongly because the successor knows less."""
+    run = house.submit(*STEPS, env=witness.env)
+    hit = strike(house, run, [victim], dice)
     witness.look(run)
-    house.agent(run).kill()
+    mend(house, hit)
     house.wait_final(run)
+    detail = witness.check(run)
+    assert (detail.run.state, len(detail.attempts)) == ("succeeded", 1)
+
+
+def test_the_trainer_is_killed(house: House, witness: Witness, dice: random.Random) -> None:
+    """A death that is taken for an end in good order, or a checkpoint that was half written and counts."""
+    run = house.submit(*STEPS, env=witness.env)
+    hit = strike(house, run, ["trainer"], dice)
+    witness.look(run)
+    detail = house.wait_final(run)
+    if hit and detail.run.state != "succeeded":
+        assert (detail.run.state, detail.attempts[0].reason) == ("failed", "user_error")
+        house.client.ask(ResumeRun(run=run), Done)
+        house.wait_final(run)
     assert witness.check(run).run.state == "succeeded"

@@ -111,24 +111,27 @@ class House:
 
     def agent(self, run: str, attempt: int = 1) -> psutil.Process:
         """The agent of that attempt."""
-        return self._one(f"agent-{run.removeprefix('run-')}-{attempt}", "runctl_agent", "--machine")
+        (found,) = self.find(run, "runctl_agent", "--machine", attempt=attempt)
+        return found
 
     def training(self, run: str, attempt: int = 1) -> psutil.Process:
         """The tiny training of that attempt."""
-        return self._one(f"agent-{run.removeprefix('run-')}-{attempt}", "tiny_train.py")
+        (found,) = self.find(run, "tiny_train.py", attempt=attempt)
+        return found
 
-    def _one(self, machine: str, *words: str) -> psutil.Process:
-        """The living process with these words in its command line that belongs to `machine`."""
+    def find(self, run: str, *words: str, attempt: int = 1) -> list[psutil.Process]:
+        """The living processes with these words in their command lines on the machine of that attempt."""
         found = []
-        folder = str(self.state / "machines" / "machines" / machine)
+        folder = str(self.state / f"machines/machines/agent-{run.removeprefix('run-')}-{attempt}")
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 line = " ".join(process.cmdline())
+                if not all(word in line for word in words):
+                    continue
                 here = folder in line or any(folder in value for value in process.environ().values())
-                if here and all(word in line for word in words) and process.status() != psutil.STATUS_ZOMBIE:
+                if here and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-        assert len(found) == 1, found
-        return found[0]
+        return found
 
     def wait(self, run: str, wanted: Callable[[RunDetail], Any], what: str) -> RunDetail:
         """The run once `wanted` holds of it."""
