@@ -48,6 +48,18 @@ def private_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
         broker.close()
 
 
+@pytest.fixture(scope="module")
+def module_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """A started RabbitMQ that the tests of one module share, to ill-treat as they like: they leave it running
+    and well."""
+    broker = _broker(request)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.close()
+
+
 def _broker(request: pytest.FixtureRequest) -> Broker:
     folder = Path(tempfile.mkdtemp(prefix="broker-", dir=request.config.stash[_FOLDER]))
     try:

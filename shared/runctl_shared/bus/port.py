@@ -171,7 +171,8 @@ class Bus(Protocol):
 
     def declare_controller(self) -> None:
         """Create exchanges and the controller's queues. Idempotent; repeated on every reconnect, together
-        with the queues of all agents declared through this connection and not removed. Controller only.
+        with the queues of all agents declared through this connection and not removed, and where one of
+        these queues turns out to have been deleted. Controller only.
 
         Raises BusUnavailable, BusRefused."""
         ...

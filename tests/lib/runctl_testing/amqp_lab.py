@@ -24,6 +24,7 @@ from runctl_shared.bus.port import BusUnavailable
 from runctl_shared.clock import FakeClock
 from runctl_testing.buses import PATIENCE, Inbox, event
 from runctl_testing.eventually import eventually
+from runctl_testing.set_checker import verdict
 from runctl_testing.tcp_proxy import TcpProxy
 
 EXCHANGES = ("events", "commands", "requests", "feed", "dead")
@@ -55,9 +56,9 @@ class Lab:
         self.agents.update(agents)
         return bus
 
-    def wire(self, port: int = 0, tls: ssl.SSLContext | None = None) -> TcpProxy:
+    def wire(self, port: int = 0, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> TcpProxy:
         """A way to the broker that can be cut."""
-        return self._stack.enter_context(TcpProxy(self.url, port, tls))
+        return self._stack.enter_context(TcpProxy(self.url, port, tls, host))
 
     def absent(self) -> TcpProxy:
         """A way to the broker that is not there any more."""
@@ -93,6 +94,7 @@ class Load:
     again with the same id, as an agent's spool does."""
 
     def __init__(self, *buses: AmqpBus) -> None:
+        self.attempted: set[tuple[str, bytes]] = set()
         self.confirmed: set[tuple[str, bytes]] = set()
         self._stop = threading.Event()
         self._threads = [
@@ -105,11 +107,16 @@ class Load:
         eventually(lambda: len(self.confirmed) >= goal, PATIENCE, what=f"{goal} confirmed")
 
     def lost_nothing(self, inbox: Inbox) -> None:
-        """Whatever was confirmed arrives in `inbox`, sooner or later."""
+        """Whatever was confirmed arrives in `inbox`, sooner or later, and nothing that was never sent."""
+
+        def all_there() -> bool:
+            arrived = [(one.sender, one.body) for one in inbox.wait(0)]
+            found = verdict(self.attempted, self.confirmed, arrived)
+            assert not found.unexpected, found.unexpected
+            return not found.lost
+
         eventually(
-            lambda: not self.confirmed - {(one.sender, one.body) for one in inbox.wait(0)},
-            PATIENCE,
-            what=f"all of {len(self.confirmed)} confirmed messages to be processed",
+            all_there, PATIENCE, what=f"all of {len(self.confirmed)} confirmed messages to be processed"
         )
 
     def __enter__(self) -> Load:
@@ -129,6 +136,7 @@ class Load:
             while len(spool) < 20:
                 spool.append(b"%d" % count)
                 count += 1
+            self.attempted |= {(agent, body) for body in spool}
             sent = [bus.publish(event(agent), body, message_id=f"{agent}-{body!r}") for body in spool]
             kept = []
             for body, future in zip(spool, sent, strict=True):

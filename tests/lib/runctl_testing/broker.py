@@ -53,6 +53,14 @@ class Broker(Protocol):
         """Shut it down in order: its clients are told (320). Returns when it is gone."""
         ...
 
+    def wipe(self) -> None:
+        """Remove everything that it has stored, while it is stopped: the next start is a first one."""
+        ...
+
+    def ctl(self, *words: str) -> None:
+        """Do as `rabbitmqctl` does with these words. AssertionError with what it said if it fails."""
+        ...
+
     def close(self) -> None:
         """End it for good and remove what it stored."""
         ...
@@ -136,6 +144,18 @@ class PrivateNode:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=60)
         self.kill()
+
+    def wipe(self) -> None:
+        assert not self._processes, "the broker runs"
+        shutil.rmtree(self.folder / "data")
+        (self.folder / "data").mkdir()
+
+    def ctl(self, *words: str) -> None:
+        command = [str(self._server.with_name("rabbitmqctl")), "--quiet", *words]
+        done = subprocess.run(
+            command, env=self._environment(), cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def close(self) -> None:
         self.kill()

@@ -58,6 +58,14 @@ class ContainerNode:
     def stop(self) -> None:
         self._container.get_wrapped_container().stop(timeout=60)
 
+    def wipe(self) -> None:
+        self.close()
+        self._created = False
+
+    def ctl(self, *words: str) -> None:
+        code, said = self._container.get_wrapped_container().exec_run(["rabbitmqctl", "--quiet", *words])
+        assert code == 0, said.decode(errors="replace")
+
     def close(self) -> None:
         if self._created:
             self._container.stop(force=True)

@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from runctl_controller.client.client import Client
 from runctl_controller.rehearsal.drill import FINAL
+from runctl_shared.bus.connect import connect
+from runctl_shared.bus.port import Bus
+from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
 from runctl_shared.errors import NoController
 from runctl_shared.messages.replies import CheckpointList, Done, LogPiece, RunDetail
@@ -26,6 +30,15 @@ from runctl_testing.eventually import eventually
 TINY = Path(__file__).with_name("tiny_train.py")
 
 
+class Ways(NamedTuple):
+    """How others than agents reach the bus, where their way is not the agents'; and what a machine's command
+    is preceded by, to be in a network of its own."""
+
+    controller: str = ""
+    client: str = ""
+    machine: tuple[str, ...] = ()
+
+
 class House:
     """A controller, its state folder, and a client of it. `intervals`: seconds, as ControllerConfig names
     them, where they are not to be short."""
@@ -33,13 +46,14 @@ class House:
     def __init__(self, state: Path, bus: str, **intervals: float) -> None:
         self.state, self.bus = state, bus
         self._intervals = {"heartbeat": 0.5, "lease": 60.0, "notice_poll": 0.2} | intervals
+        self.ways = Ways()
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
 
     @property
     def client(self) -> Client:
         if self._client is None:
-            self._client = Client(self.bus)
+            self._client = Client(self.ways.client or self.bus)
         return self._client
 
     def start(self) -> None:
@@ -48,7 +62,7 @@ class House:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "runctl_testing.controller_process"),
-                    *(str(self.state), self.bus, json.dumps(self._intervals)),
+                    *(str(self.state), self.bus, json.dumps(self._intervals), json.dumps(self.ways)),
                 ],
                 env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
                 stdout=subprocess.PIPE,
@@ -164,11 +178,19 @@ class House:
 
 
 def main() -> None:
+    from runctl_controller.providers.local import provider
+    from runctl_controller.service import main as service
     from runctl_controller.service.config import ControllerConfig
-    from runctl_controller.service.main import serve
 
+    ways = Ways(*json.loads(sys.argv[4]))
+    provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)
+    service.connect = partial(_connect, ways.controller)  # type: ignore[attr-defined]  # it is imported there
     config = ControllerConfig(state_dir=Path(sys.argv[1]), bus=sys.argv[2], **json.loads(sys.argv[3]))
-    serve(config, lambda: print("ready", flush=True))
+    service.serve(config, lambda: print("ready", flush=True))
+
+
+def _connect(own: str, url: str, *, clock: Clock, name: str) -> Bus:
+    return connect(own or url, clock=clock, name=name)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -26,6 +27,7 @@ from runctl_shared.bus.port import (
     BusUnavailable,
     DeadLetter,
     Handler,
+    Stream,
     Subscription,
 )
 from runctl_shared.clock import Clock, SystemClock
@@ -33,11 +35,16 @@ from runctl_shared.clock import Clock, SystemClock
 if TYPE_CHECKING:
     from pika.channel import Channel
 
+log = logging.getLogger("runctl.bus")
+
 _T = TypeVar("_T")
 _Work = Callable[["Channel", "Future[_T]"], None]
 
 OPERATION_TIMEOUT = 10.0
 """Seconds that declaring, removing and looking may take, and a first connection that they wait for."""
+REMADE_AFTER = 1.0
+"""Seconds until an agent's queue that somebody has deleted is made again: of a quorum queue that is deleted
+and made within milliseconds, RabbitMQ 3.10 does not tell the consumer, who would be deaf for ever."""
 _LONGEST_ID = 255
 
 
@@ -68,6 +75,10 @@ class AmqpBus:
         self._agents: set[str] = set()
         self._consumers: list[Consumer] = []
 
+        # Touched on the link's thread only:
+        self._remade: set[str] = set()
+
+        self._publisher.homeless = self._on_homeless
         self._link.opened = self._on_opened
         self._link.lost = self._on_lost
         self._link.tick = self._publisher.tick
@@ -154,7 +165,7 @@ class AmqpBus:
             self._publisher.flush(timeout)
         self._link.stop()
 
-    # ---- what deliveries need (`delivery.Outlet`)
+    # ---- what deliveries and consumers need (`delivery.Outlet`, `consumer.Place`)
 
     def post(self, task: Task) -> bool:
         return self._link.post(task)
@@ -167,7 +178,35 @@ class AmqpBus:
         properties = pika.BasicProperties(correlation_id=request_id, delivery_mode=1)
         self._publisher.send(Outgoing(Route("", reply_to, confirmed=False), body, properties))
 
+    def restore(self, then: Task) -> None:
+        with self._lock:
+            ours = self._controller
+        self._errand(topology.controller(self._names) if ours else [], then)
+
     # ---- on the link's thread
+
+    def _on_homeless(self, route: Route) -> None:
+        """An agent's queue that we declared is gone: nobody but us would make it again."""
+        with self._lock:
+            ours = route.exchange == self._names.of(Stream.COMMANDS) and route.key in self._agents
+        if ours and route.key not in self._remade:
+            self._remade.add(route.key)
+            self._link.call_later(REMADE_AFTER, lambda: self._remake(route.key))
+
+    def _remake(self, agent: str) -> None:
+        with self._lock:
+            ours = agent in self._agents
+        log.warning("bus.queue_gone agent=%s", agent)
+        self._errand(topology.agent(self._names, agent) if ours else [], lambda: self._remade.discard(agent))
+
+    def _errand(self, declarations: Sequence[topology.Declaration], then: Task) -> None:
+        """Declare these, then do `then`, come what may."""
+        if not declarations:
+            then()
+            return
+        done: Future[None] = Future()
+        done.add_done_callback(lambda _done: then())
+        _Errand(self._link, _declaring(declarations), done).start()
 
     def _on_opened(self) -> None:
         """First the channel to publish on, then what must stand, then everything else."""
@@ -197,6 +236,7 @@ class AmqpBus:
             consumer.place()
 
     def _on_lost(self, error: BusError) -> None:
+        self._remade.clear()  # all is declared again on the next connection
         self._publisher.lost(error)
         self._requester.lost(error)
         for consumer in self._subscribed():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from itertools import takewhile
@@ -59,6 +60,8 @@ class Publisher:
         self._link = link
         self._clock = clock
         self._backoff = Backoff(base=0.1, cap=5.0)
+        self.homeless: Callable[[Route], None] = lambda _route: None
+        """Called on the link's thread with the way of a message that no queue took."""
 
         # Guarded by _room: confirmed messages whose future is not done.
         self._room = threading.Condition()
@@ -194,6 +197,7 @@ class Publisher:
             if message is None:
                 continue  # a heartbeat, or overdue
             if message.returned:
+                self.homeless(message.route)
                 self._finish(message, _homeless(message.route))
             else:
                 self._finish(message, None if taken else trouble.rejected())

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pika.exceptions import ChannelClosedByBroker
 
 from runctl_shared.bus.amqp import topology, trouble
 from runctl_shared.bus.amqp.backoff import Backoff
 from runctl_shared.bus.amqp.delivery import AmqpDelivery, Outlet
-from runctl_shared.bus.amqp.link import Link
+from runctl_shared.bus.amqp.link import Link, Task
 from runctl_shared.bus.amqp.names import Names
 from runctl_shared.bus.port import MAX_BODY, Address, BusError, Handler, Stream
 
@@ -30,11 +30,19 @@ log = logging.getLogger("runctl.bus")
 CLOSE_TIMEOUT = 5.0
 
 
+class Place(Outlet, Protocol):
+    """What a consumer needs of its bus."""
+
+    def restore(self, then: Task) -> None:
+        """Make anew what we declare and somebody else may have deleted, then do `then`, come what may."""
+        ...
+
+
 class Consumer:
     """See `bus.port.Subscription`."""
 
     def __init__(
-        self, link: Link, outlet: Outlet, names: Names, source: Address, handler: Handler, prefetch: int
+        self, link: Link, outlet: Place, names: Names, source: Address, handler: Handler, prefetch: int
     ) -> None:
         self._link = link
         self._outlet = outlet
@@ -156,7 +164,7 @@ class Consumer:
         )
 
     def _again(self) -> None:
-        self._link.call_later(self._backoff.next(), self.place)
+        self._link.call_later(self._backoff.next(), lambda: self._outlet.restore(self.place))
 
     def _leave(self) -> None:
         if self._channel is None or self._channel.is_closed:
