@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from runctl_testing.aftermath import Witness, witnessed
-from runctl_testing.controller_process import House
+from runctl_testing.amqp_lab import Lab
+from runctl_testing.controller_process import House, Ways
+from runctl_testing.wired import Wired
 
 DEFAULT_REPEAT = 3
 _SEED, _REPEAT = "RUNCTL_TEST_FAULT_SEED", "RUNCTL_TEST_FAULT_REPEAT"
@@ -59,6 +62,25 @@ def house(tmp_path: Path) -> Iterator[House]:
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def lab(amqp_url: str) -> Iterator[Lab]:
+    """A place of the test's own at the RabbitMQ that all tests share."""
+    with closing(Lab(amqp_url)) as lab:
+        yield lab
+
+
+@pytest.fixture
+def wired(lab: Lab, tmp_path: Path) -> Iterator[Wired]:
+    """A house over RabbitMQ, each side on a wire of its own, started."""
+    agents, controllers = lab.wire(), lab.wire()
+    house = House(tmp_path / "state", agents.url)
+    house.ways = Ways(controller=controllers.url, client=lab.url)
+    house.start()
+    with witnessed(house) as it:
+        yield Wired(house, it, agents, controllers)
+    house.stop()
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from runctl_testing.set_checker import verdict
 
 def test_each_kind_is_seen() -> None:
     """A checker that takes a loss for a delay, or a message out of nowhere for one that was sent."""
-    found = verdict(attempted=["a", "b", "c", "d"], confirmed=["a", "b", "c"], processed=["a", "b", "b", "d", "x"])
+    found = verdict(
+        attempted=["a", "b", "c", "d"], confirmed=["a", "b", "c"], processed=["a", "b", "b", "d", "x"]
+    )
     assert found.lost == {"c"}
     assert found.duplicated == {"b"}
     assert found.unexpected == {"x"}

@@ -143,7 +143,10 @@ class Orders:
                 if not self._receiver.changed.wait_for(self._has_caught_up, timeout=0.5):
                     continue
             self.attempted.update(waiting)
-            sent = [(id, self._bus.publish(command(self._agent), self._order(id), message_id=id)) for id in waiting]
+            sent = [
+                (id, self._bus.publish(command(self._agent), self._order(id), message_id=id))
+                for id in waiting
+            ]
             for id, future in sent:
                 error = future.exception(PATIENCE)
                 assert error is None or isinstance(error, BusUnavailable), error
@@ -156,5 +159,3 @@ class Orders:
 
     def _order(self, id: str) -> bytes:
         return encode(SaveNow(), id=id, run=SPEC.run, attempt=1, agent=self._agent, sent=0.0)
-
-
