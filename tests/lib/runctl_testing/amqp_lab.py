@@ -80,6 +80,13 @@ class Lab:
             ]
         )
 
+    def stands(self, queue: str) -> bool:
+        try:
+            self.require(queue)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        return True
+
     def delete_everything(self) -> None:
         self.delete(*QUEUES, *(f"commands.{agent}" for agent in self.agents))
         self.hands(lambda channel: [channel.exchange_delete(f"{self.prefix}.{name}") for name in EXCHANGES])
