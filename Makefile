@@ -4,13 +4,14 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/stamp
-.PHONY: help env demo test check docs soak bench bench-scale clean
+.PHONY: help env demo test test-frameworks check docs soak bench bench-scale clean
 .DEFAULT_GOAL := help
 
 help:
 	@printf '%s\n' \
 	  'make demo    trains, is interrupted, resumes, and proves that nothing was lost' \
 	  'make test    runs the tests (against a real RabbitMQ, which it gets if there is none)' \
+	  'make test-frameworks   real trainings (PyTorch, Hugging Face, Lightning, torchrun) interrupted and resumed' \
 	  'make check   linters, types, import contracts, the agent installed alone' \
 	  'make docs    writes docs/messages.md and docs/lifecycles.md from the code' \
   'make soak    the simulation with SEEDS=100000 seeds and every fault REPEAT=50 times, or as you like' \
@@ -33,6 +34,11 @@ demo: env
 test: env
 	@python3 deploy/dev/install_broker.py
 	$(BIN)/pytest -m 'not slow' -n 3 --dist worksteal
+
+test-frameworks: env
+	@deploy/dev/frameworks.sh
+	$(BIN)/pytest tests/frameworks
+	@echo 'make test-frameworks left out: GPUs, several machines, sharded checkpoints (FSDP, DeepSpeed), JAX, TensorFlow'
 
 check: env
 	$(BIN)/ruff check .
@@ -63,5 +69,5 @@ bench-scale: env
 	@$(BENCH) scale
 
 clean:
-	rm -rf .venv .venv-agent .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-agent .venv-frameworks .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

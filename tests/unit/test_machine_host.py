@@ -17,6 +17,7 @@ import pytest
 from runctl_controller.providers.local import host as host_module
 from runctl_controller.providers.local.home import Home, Plan, Record, remove_tree
 from runctl_controller.providers.local.imds import Metadata, MetadataServer
+from runctl_controller.providers.local.scratch import remove_short_name, short_name
 from runctl_controller.providers.local.tags import FAIL_BOOT, KEEP_DISK
 from runctl_controller.providers.port import EndCause, MachineState, Refused
 from runctl_shared.clock import Clock, SystemClock
@@ -55,12 +56,39 @@ def test_the_agent_finds_its_machine_as_promised(local: LocalMachines) -> None:
     assert {path.name for path in disk.iterdir() if path.is_dir()} >= {"agent", "checkpoints", "tmp"}
     environment = json.loads(local.said(f"began-{local.begun()[0]}"))
     assert environment["RUNCTL_MACHINE"] == order.machine
-    assert environment["TMPDIR"] == str(disk / "tmp")
+    assert os.path.samefile(environment["TMPDIR"], disk / "tmp")
     assert environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"].startswith("http://127.0.0.1:")
     for path in local.folder(order).rglob("*"):
         if path.is_file() and path.name != "secrets.json":
             assert b"hush" not in path.read_bytes(), path
     assert "hush" not in " ".join(local.host(order).cmdline() + list(environment.values()))
+
+
+def test_temporary_files_have_a_name_short_enough_for_sockets(local: LocalMachines) -> None:
+    """Without it no training with DataLoader workers runs: they bind sockets in TMPDIR, and hang."""
+    order = local.order(do=("start",))
+    local.provider.launch(order)
+    local.said("did-start")
+    folder = Path(json.loads(local.said(f"began-{local.begun()[0]}"))["TMPDIR"])
+    longest = folder / "pymp-abcdefgh" / "listener-abcdefgh"
+    assert len(os.fsencode(longest)) < 107
+    assert os.path.samefile(folder, local.folder(order) / "disk" / "tmp")  # where there is room
+    local.end_all()
+    assert not folder.is_symlink()
+
+
+def test_only_the_machines_own_link_is_removed(tmp_path: Path) -> None:
+    """A note that was tampered with, or a name that is somebody else's by now."""
+    long, note = tmp_path / ("x" * 60), tmp_path / "note"
+    long.mkdir()
+    link = short_name(long, note)
+    assert (link.is_symlink(), link.readlink()) == (True, long)
+    link.unlink()
+    link.symlink_to("/")
+    remove_short_name(note)
+    assert link.is_symlink()
+    link.unlink()
+    remove_short_name(note)  # nothing to do is no error
 
 
 @pytest.mark.parametrize(

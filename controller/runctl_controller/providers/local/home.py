@@ -27,6 +27,7 @@ from typing import TypeVar
 
 import msgspec
 
+from runctl_controller.providers.local.scratch import remove_short_name
 from runctl_controller.providers.port import EndCause, LaunchOrder, MachineState, Sighting
 
 log = logging.getLogger("runctl.local")
@@ -86,6 +87,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.disk = path / "disk"
+        self.short_tmp_note = self.disk / "tmp-link"
         self.live_mark = path.parent.parent / "live" / path.name
         self.order_file = path / "order.json"
         self.lock_file = path / "host.lock"
@@ -165,6 +167,7 @@ class Home:
         failed = record.cause in (EndCause.FAILED, EndCause.BOOT_FAILED)
         if failed:
             self._keep_console()
+        remove_short_name(self.short_tmp_note)
         if not keep_disk:
             remove_tree(self.disk)
         for path in (self.order_file, self._wanted_file, self.bell_file):

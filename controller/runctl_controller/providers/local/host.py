@@ -24,6 +24,7 @@ import psutil
 
 from runctl_controller.providers.local.home import Home, Plan, Record, read_secrets, replace_file
 from runctl_controller.providers.local.imds import Metadata, MetadataServer
+from runctl_controller.providers.local.scratch import short_name
 from runctl_controller.providers.local.tags import FAIL_BOOT, KEEP_DISK
 from runctl_controller.providers.local.tree import MARK, adopt_orphans, end_all, members
 from runctl_controller.providers.local.watch import Watch
@@ -54,6 +55,7 @@ class Host:
         self._interrupt_at: float | None = None
         self._imds: MetadataServer | None = None
         self._agent: subprocess.Popen[bytes] | None = None
+        self._tmp = home.disk / "tmp"
         self._bell = -1
         self._child_ended = -1
 
@@ -93,6 +95,7 @@ class Host:
         disk = self._home.disk
         for folder in (disk, disk / "agent", disk / "checkpoints", disk / "tmp"):
             folder.mkdir(mode=0o700, exist_ok=True)
+        self._tmp = short_name(disk / "tmp", self._home.short_tmp_note)
         try:
             values = read_secrets(Path(self._plan.secrets_file), self._order.secrets)
         except ValueError as error:
@@ -165,7 +168,7 @@ class Host:
             **os.environ,
             "RUNCTL_MACHINE": self._order.machine,
             MARK: str(self._home.path),
-            "TMPDIR": str(disk / "tmp"),
+            "TMPDIR": str(self._tmp),
         }
         if self._imds is not None:
             environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = self._imds.endpoint
