@@ -57,7 +57,6 @@ SAID = {
     f"\x1b[AEpoch 3: {BAR}": (450, 3, 0.12),
     f"Epochs: {BAR}": (None, 450, 0.12),
     "Steps:  3%|3  | 450/15000 [00:10<00:12,  2.1s/it, lr=0.1, step_loss=0.5]": (450, None, 0.5),
-    "  0%|          | 0/1000 [00:00<?, ?it/s]": (0, None, None),
     "45%|4 | 450/1000 [00:10<00:12, 43.2it/s, loss=0.12, step=8450]": (8450, None, 0.12),
     "450it [00:10, 43.2it/s, loss=0.5]": (450, None, 0.5),
     "450/1000 [=====>......] - 12s 23ms/step - accuracy: 0.9 - loss: 0.5": (450, None, 0.5),
@@ -85,6 +84,7 @@ UNSAID = [
     "model.safetensors: 45%|4 | 450/1000 [00:10<00:12, 43.2MB/s]",
     "Loading checkpoint shards: 100%|#| 2/2 [00:01<00:00, 1.5it/s]",
     "Evaluating: 45%|4 | 450/1000 [00:10<00:12, 43.2it/s, loss=3.0]",
+    "  0%|          | 0/1000 [00:00<?, ?it/s]",
     "Map: 45%|4 | 450/1000 [00:10<00:12, 43.2 examples/s]",
     '{"steps": 10, "loss": "low", "epoch": true, "step": -3}',
     "step",
@@ -195,6 +195,33 @@ class TestSampler:
             assert len(sampler._rest) <= MAX_LINE
         assert feed(sampler, " step=1\nstep=2\n") == [2]
 
+    def test_a_hundred_megabytes_at_once_are_passed_over_with_little_work(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A training that prints without end: each line of it that the agent looks at is taken from the training."""
+        parsed: list[int] = []
+
+        def counted(line: bytes) -> Progress | None:
+            parsed.append(len(line))
+            return parse_line(line)
+
+        monkeypatch.setattr("runctl_agent.progress.sampler.parse_line", counted)
+        sampler = LineSampler()
+        block = b"".join(b"step=%08d loss=0.5 and some more of this\n" % n for n in range(6000))[: 256 << 10]
+        last = None
+        for n in range(400):
+            found = sampler.feed(block + b"\nstep=%d\n" % n, n / 100)  # 100 MB in four seconds
+            last = found[-1].step
+        assert last == 399  # and yet where it is now is known
+        assert sampler.looked_at < 6 << 20
+        assert len(parsed) < 600
+        assert sum(parsed) < 60_000
+
+    def test_in_a_large_piece_the_beginning_and_the_end_are_looked_at(self) -> None:
+        """The first step of an attempt is what proves a resume."""
+        text = "step=41\n" + "x" * 200_000 + "\nstep=42\n" + "y" * 200_000 + "\nstep=43\n"
+        assert feed(LineSampler(), text) == [41, 43]
+
     @given(st.lists(st.integers(0, 99), max_size=15), st.data())
     def test_wherever_chunks_are_cut(self, steps: list[int], data: st.DataObject) -> None:
         text = b"".join(b"step=%d\n" % step for step in steps)
@@ -246,11 +273,40 @@ class TestTracker:
             assert step <= wall - 1000
 
     def test_rate(self) -> None:
-        assert track((0, Progress(step=1))).rate() is None
-        assert track((0, Progress(step=0)), (2, Progress(step=10)), (4, Progress(step=20))).rate() == 5.0
+        assert track((0, Progress(step=1))).rate(0) is None
+        assert track((0, Progress(step=0)), (2, Progress(step=10)), (4, Progress(step=20))).rate(4) == 5.0
         # Only the last minute counts, and a restart begins anew.
-        assert track(*((n * 20.0, Progress(step=n * n)) for n in range(7))).rate() == pytest.approx(27 / 60)
-        assert track((0, Progress(step=900)), (1, Progress(step=3)), (2, Progress(step=4))).rate() == 1.0
+        minutes = track(*((n * 20.0, Progress(step=n * n)) for n in range(7)))
+        assert minutes.rate(120) == pytest.approx(27 / 60)
+        assert track((0, Progress(step=900)), (1, Progress(step=3)), (2, Progress(step=4))).rate(2) == 1.0
+
+    def test_the_rate_falls_while_nothing_is_reported(self) -> None:
+        """A training that hangs and is shown as fast as ever."""
+        tracker = track((0, Progress(step=0)), (4, Progress(step=20)))
+        assert tracker.rate(13) == 5.0
+        assert tracker.rate(40) == 0.5
+
+    def test_the_length_of_an_epochs_bar_is_not_the_trainings(self) -> None:
+        """An ETA that is an epoch's."""
+        bar = [Progress(step=n, kind=Kind.BAR, total=10) for n in (5, 10, 5)]
+        assert track((0, bar[0]), (1, bar[1])).total == 10
+        assert track(*enumerate(bar)).total is None
+        assert track((0, Progress(epoch=1, epochs=3)), (1, bar[0])).total is None
+
+    def test_batches_of_epochs_are_counted_through(self) -> None:
+        """A step that begins anew with each epoch; an epoch's number that is believed to be one too high."""
+        bars = [
+            Progress(step=9, epoch=epoch, kind=Kind.BAR, total=10, epochs=5, within=True)
+            for epoch in (1, 2, 0)
+        ]
+        assert (track((0, bars[1])).step, track((0, bars[1])).kind) == (19, Kind.COUNTED)
+        known = track((0, bars[2]), (1, bars[0]))
+        assert (known.step, known.kind, known.total) == (19, Kind.ITERATION, 50)
+
+    def test_an_epochs_line_that_was_not_read(self) -> None:
+        batches = [Progress(step=n, kind=Kind.BATCH, total=10, within=True, first_epoch=1) for n in (3, 9, 2)]
+        tracker = track((0, Progress(epoch=1, epochs=2)), *enumerate(batches))
+        assert (tracker.step, tracker.epoch) == (12, 2)
 
 
 def test_the_feed_tells_of_news_only() -> None:

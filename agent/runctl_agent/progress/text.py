@@ -33,7 +33,7 @@ _EPOCH = re.compile(
 # `Epoch: [3][120/1000]`
 _EPOCH_AND_BATCH = re.compile(
     _ALONE
-    + r"epoch(?:\(train\))?[:\s]{0,8}\[\s{0,8}(?P<epoch>[0-9]{1,7})(?:/[0-9]{1,7})?\]"
+    + r"epoch(?:\(train\))?[:\s]{0,8}\[\s{0,8}(?P<epoch>[0-9]{1,7})(?:/(?P<epochs>[0-9]{1,7}))?\]"
     + r"\s{0,4}\[\s{0,8}(?P<n>[0-9]{1,18})\s{0,4}/\s{0,4}(?P<of>[0-9]{1,18})\]",
     re.IGNORECASE,
 )
@@ -58,6 +58,8 @@ _NO_LOSS_AFTER = {
     "previous", "prev", "old", "target", "stop", "aux", "auxiliary", "kl", "reg", "regularization",
     "balance",
 }  # fmt: skip
+_SUMMARY = "train_runtime"
+"""What the Hugging Face Trainer prints at its end is the mean over all steps, not the loss it has come to."""
 # Such a line names the step of a checkpoint, and the training may well start elsewhere: believing it would
 # pass off a silent restart as a resume.
 _OF_THE_PAST = re.compile(
@@ -75,7 +77,9 @@ def speaks_of_the_past(text: str) -> bool:
 def find(text: str) -> Progress:
     """What `text` says by name. Of several steps the strongest kind, then the first, wins."""
     step, total, kind = _find_step(text)
-    return Progress(step, _find_epoch(text), _find_loss(text), kind, total)
+    epoch, epochs = _find_epoch(text)
+    within = kind is Kind.BATCH and epoch is not None
+    return Progress(step, epoch, _find_loss(text), kind, total, epochs, within)
 
 
 def _find_step(text: str) -> tuple[int | None, int | None, Kind]:
@@ -95,17 +99,20 @@ def _find_step(text: str) -> tuple[int | None, int | None, Kind]:
     return best
 
 
-def _find_epoch(text: str) -> float | None:
+def _find_epoch(text: str) -> tuple[float | None, int | None]:
+    """The epoch, and of how many."""
     match = _EPOCH_AND_BATCH.search(text)
     if match:
-        return float(match["epoch"])
+        return float(match["epoch"]), _int(match["epochs"])
     for match in _EPOCH.finditer(text):
         if (match["of"] or not match["s"]) and not _follows(text, match.start(), _NO_STEP_AFTER):
-            return float(match["n"])
-    return None
+            return float(match["n"]), _int(match["of"])
+    return None, None
 
 
 def _find_loss(text: str) -> float | None:
+    if _SUMMARY in text:
+        return None
     plain: float | None = None
     for match in _LOSS.finditer(text):
         if match["train"] or match["train2"]:

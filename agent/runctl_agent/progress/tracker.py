@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runctl_agent.progress.model import Kind, Progress
 
 _HISTORY = 2048  # sightings kept; thinned out, never cut off, so that old checkpoints still find their step
 _RATE_OVER = 60.0  # seconds
+_PATIENCE = 10.0  # seconds of silence in which the rate is believed to go on
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,16 @@ class ProgressTracker:
 
     def __init__(self) -> None:
         self.step: int | None = None
-        self.total: int | None = None
         self.epoch: float | None = None
         self.loss: float | None = None
         self.first_step: int | None = None
         """The first one reported in this attempt: what proves a resume."""
         self._kind: Kind | None = None
+        self._length: int | None = None
+        self._began_again = False
+        self._batch = 0
+        self._first_epoch: int | None = None
+        self._epochs: int | None = None
         self._history: list[_Sighting] = []
         self._recent: deque[_Sighting] = deque(maxlen=256)
 
@@ -38,19 +43,34 @@ class ProgressTracker:
         """How much `step` and `first_step` are worth: below ITERATION they may count within an epoch only."""
         return self._kind
 
+    @property
+    def total(self) -> int | None:
+        """How many steps the whole training has, as far as it says. The length of a bar that begins again
+        with each epoch does not tell it."""
+        if self._length is None or self.step is None or self._length < self.step:
+            return None
+        of_an_epoch = self._kind is not None and self._kind < Kind.COUNTED
+        return None if of_an_epoch and (self._began_again or (self._epochs or 1) > 1) else self._length
+
     def observe(self, progress: Progress, *, wall: float, tick: float) -> None:
         """A line seen at `wall` (UTC seconds) and `tick` (monotonic seconds) said `progress`."""
         self.epoch = progress.epoch if progress.epoch is not None else self.epoch
         self.loss = progress.loss if progress.loss is not None else self.loss
-        if progress.step is not None and self._counts(progress):
-            self._take(progress, _Sighting(wall, tick, progress.step))
+        self._learn_epochs(progress)
+        counted = self._counted(progress)
+        if counted.step is not None and self._counts(counted):
+            self._take(counted, _Sighting(wall, tick, counted.step))
 
-    def rate(self) -> float | None:
-        """Steps a second over about the last minute of reports; None until two reports tell one."""
+    def rate(self, now: float) -> float | None:
+        """Steps a second over about the last minute of reports; None until two reports tell one. It falls
+        while nothing is reported for longer than that. `now`: monotonic seconds."""
         if len(self._recent) < 2:
             return None
         first, last = self._recent[0], self._recent[-1]
-        return (last.step - first.step) / (last.tick - first.tick) if last.tick > first.tick else None
+        span = last.tick - first.tick
+        if now - last.tick > max(span, _PATIENCE):
+            span = now - first.tick
+        return (last.step - first.step) / span if span > 0 else None
 
     def step_before(self, wall: float) -> int | None:
         """The last step seen at or before `wall` (UTC seconds); None when none was. Errs low: a line is seen
@@ -60,15 +80,39 @@ class ProgressTracker:
                 return sighting.step
         return None
 
+    def _learn_epochs(self, progress: Progress) -> None:
+        if progress.epoch is not None:
+            self._batch = 0
+        if progress.first_epoch is not None:
+            self._first_epoch = progress.first_epoch
+        elif progress.within and progress.epoch == 0:
+            self._first_epoch = 0
+        if progress.epochs is not None:
+            self._epochs = progress.epochs
+
+    def _counted(self, progress: Progress) -> Progress:
+        """A step within an epoch as one of the whole training, where epoch and length are known."""
+        batch, length = progress.step, progress.total
+        if not progress.within or batch is None or not length or self.epoch is None:
+            return progress
+        if progress.epoch is None and batch < self._batch:
+            self.epoch += 1  # the line that named it went by unread
+        self._batch = batch
+        first = 1 if self._first_epoch is None else self._first_epoch
+        before = max(0, int(self.epoch) - first) * length
+        kind = Kind.COUNTED if self._first_epoch is None else Kind.ITERATION
+        total = None if self._epochs is None else self._epochs * length
+        return replace(progress, step=before + batch, kind=kind, total=total)
+
     def _counts(self, progress: Progress) -> bool:
         if self._kind is None or progress.kind > self._kind:
             return True
         if progress.kind < self._kind:
             return False
         # Bars of one kind are told apart by their length: the shorter is an evaluation within the longer.
-        weak = progress.kind < Kind.ITERATION
+        length, longest = progress.total, self._length
         return not (
-            weak and progress.total is not None and self.total is not None and progress.total < self.total
+            progress.kind < Kind.COUNTED and length is not None and longest is not None and length < longest
         )
 
     def _take(self, progress: Progress, sighting: _Sighting) -> None:
@@ -77,9 +121,13 @@ class ProgressTracker:
             self.first_step = None
             self._history.clear()
             self._recent.clear()
-        if self.step is not None and sighting.step < self.step:
+            self._length = None
+            self._began_again = False
+        elif self.step is not None and sighting.step < self.step:
             self._recent.clear()  # started over: a rate across that moment would be negative
-        self.step, self.total = sighting.step, progress.total if progress.total is not None else self.total
+            self._began_again = True
+        self.step = sighting.step
+        self._length = progress.total if progress.total is not None else self._length
         if self.first_step is None:
             self.first_step = sighting.step
         self._recent.append(sighting)

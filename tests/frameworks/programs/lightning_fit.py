@@ -9,7 +9,7 @@ import time
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from torch.utils.data import DataLoader, TensorDataset
 
 from diary import open_diary
@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--step-time", type=float, default=0.05)
     parser.add_argument("--on-exception", action="store_true")
+    parser.add_argument("--refresh", type=int, default=1, help="steps between two bars")
+    parser.add_argument("--rich", action="store_true", help="the bar that rich draws")
     options = parser.parse_args()
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(240, 8), torch.randn(240, 1))
@@ -68,7 +70,12 @@ def main() -> None:
         accelerator="cpu",
         logger=False,
         enable_model_summary=False,
-        callbacks=[saving, Notes(options.step_time)],
+        # By default it is rich's where rich is installed, and that prints into a file only at the very end.
+        callbacks=[
+            saving,
+            Notes(options.step_time),
+            RichProgressBar() if options.rich else TQDMProgressBar(refresh_rate=options.refresh),
+        ],
     )
     loaders = DataLoader(data, batch_size=8, shuffle=True), DataLoader(data, batch_size=48)
     trainer.fit(Model(), *loaders, ckpt_path=os.environ.get("RUNCTL_RESUME_FROM"))
