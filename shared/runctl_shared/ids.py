@@ -6,6 +6,7 @@ import re
 
 _ID = re.compile(r"[a-z]{1,8}-[0-9a-z]{4,32}(-[0-9]{1,6})?")
 _RUN = re.compile(r"run-[0-9a-z]{4,32}")
+_BEGINNING = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 
@@ -23,6 +24,11 @@ def is_run_id(text: str) -> bool:
 def is_name(text: str) -> bool:
     """Whether `text` may name a run or a project: 1-63 of a-z 0-9 . _ -, with a-z 0-9 at both ends."""
     return _NAME.fullmatch(text) is not None
+
+
+def may_begin(text: str) -> bool:
+    """Whether a name or an id may be `text` or begin with it."""
+    return _BEGINNING.fullmatch(text) is not None
 
 
 def agent_id(run_id: str, attempt: int) -> str:

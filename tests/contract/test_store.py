@@ -233,6 +233,22 @@ def test_a_name_means_its_newest_run_and_an_id_comes_first(store: Store) -> None
         assert tx.run_id("digit") is None
 
 
+def test_what_begins_alike(store: Store) -> None:
+    """A run that is not found by its beginning, one of a name's older runs, or a neighbour that is."""
+    with store.transaction() as tx:
+        tx.save(finished("run-b1", 1.0, name="digits"))
+        tx.save(finished("run-b2", 3.0, name="digits"))
+        tx.save(finished("run-b3", 2.0, name="digits-long"))
+        tx.save(finished("run-c1", 2.0, name="dig"))
+        tx.save(finished("run-c2", 2.0, name="dih"))
+        assert tx.beginning("dig", 9) == ["run-c1", "run-b2", "run-b3"]
+        assert tx.beginning("dig", 2) == ["run-c1", "run-b2"]
+        assert tx.beginning("run-b", 9) == ["run-b1", "run-b2", "run-b3"]
+        assert tx.beginning("run-b", 1) == ["run-b1"]
+        assert tx.beginning("digits-longer", 9) == []
+        assert tx.beginning("%", 9) == tx.beginning("_", 9) == []
+
+
 def test_runs_newest_first(store: Store) -> None:
     with store.transaction() as tx:
         for number, state in enumerate(RunState):

@@ -182,6 +182,7 @@ def _everything(tx: Transaction) -> object:
     return [
         [tx.load(run) for run in runs],
         [tx.run_id(name) for name in ("digits", "run-0", "run-1", "none")],
+        [tx.beginning(start, 2) for start in ("d", "run-", "run-1", "digits", "none")],
         [tx.run_of_agent(f"agent-{number}-1") for number in range(6)],
         [
             list(tx.runs(limit=limit, project=project, only_open=only))

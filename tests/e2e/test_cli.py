@@ -47,6 +47,28 @@ def test_detach_follow_stop_resume(runctl: CommandLine) -> None:
     runctl.until("far", "succeeded")
 
 
+def test_the_output_of_one_attempt(runctl: CommandLine) -> None:
+    """Another attempt's output, a mark among it, or silence where there is none."""
+    source = (
+        "import os, sys\nif os.environ['RUNCTL_ATTEMPT'] == '2': sys.exit(3)\n"
+        "print('attempt', os.environ['RUNCTL_ATTEMPT'], flush=True)\n"
+        "sys.exit(3 if os.environ['RUNCTL_ATTEMPT'] == '1' else 0)\n"
+    )
+    said = runctl("run", "--name", "thrice", "--max-restarts", "2", *runctl.script("thrice.py", source))
+    assert said.code == 0
+    for number in (1, 3):
+        assert runctl("logs", "thri", "--attempt", str(number)).out == f"attempt {number}\n"
+        assert runctl("logs", "-f", "thri", "--attempt", str(number)).out == f"attempt {number}\n"
+    (only,) = runctl.json("logs", "thrice", "--attempt", "3")["attempts"]
+    assert only == {"attempt": 3, "output": "attempt 3\n"}
+    silent = runctl("logs", "thrice", "--attempt", "2")
+    assert (silent.code, silent.out) == (3, "")
+    assert "without a word: user_error" in silent.err
+    missing = runctl("logs", "thrice", "--attempt", "4")
+    assert (missing.code, missing.out) == (3, "")
+    assert "thrice has no attempt 4: it has had 3 attempts." in missing.err
+
+
 def test_every_document_is_json(runctl: CommandLine, done: str) -> None:
     assert done in [run["name"] for run in runctl.json("ls")["runs"]]
     assert done not in [run["name"] for run in runctl.json("ls", "--open")["runs"]]

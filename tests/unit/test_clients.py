@@ -117,6 +117,22 @@ class TestLooking:
         assert by_id.run.run == by_name.run.run == RUN
         assert by_id.spec == office.spec()
 
+    def test_a_run_by_a_beginning_that_only_it_has(self, office: Office) -> None:
+        """A beginning that hides a whole name, means two things at once, or is nothing at all."""
+        for number, name in enumerate(("digits", "dig", "dinner")):
+            office.submitted(office.spec(run=f"run-0000{number}", name=name))
+        assert office.detail("dinn").run.name == "dinner"
+        assert office.detail("run-00001").run.name == "dig"
+        assert office.detail("dig").run.name == "dig"
+        assert office.client.ask(requests.CancelRun(run="dinn"), Done).run == "run-00002"
+        with pytest.raises(UsageError, match=r"'d' may be dig \(run-00001\), digits \(run-00000\), dinner"):
+            office.detail("d")
+        with pytest.raises(UsageError, match="'run-' may be"):
+            office.detail("run-")
+        for nobody in ("", "x", "digitsx", "%", "run-00001-"):
+            with pytest.raises(NotFound):
+                office.detail(nobody)
+
     def test_the_newest_of_the_story_and_no_more_than_asked_for(self, office: Office) -> None:
         office.training()
         story = office.detail().story

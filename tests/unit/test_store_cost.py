@@ -70,6 +70,8 @@ def _reads(tx: Transaction) -> list[Callable[[], object]]:
         lambda: tx.load("run-5"),
         lambda: tx.run_id("run-7"),
         lambda: tx.run_id("same"),
+        lambda: tx.beginning("run-5", 5),
+        lambda: tx.beginning("sa", 5),
         lambda: tx.run_of_agent("agent-5-1"),
         tx.busy,
         tx.outgoing,

@@ -21,7 +21,7 @@ from runctl_shared.bus.port import (
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.draw import new_id
 from runctl_shared.errors import NoController, NotFound, RunctlError, from_code
-from runctl_shared.ids import is_id, is_name
+from runctl_shared.ids import may_begin
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import Malformed, Message, decode, encode
 from runctl_shared.messages.replies import Failed
@@ -96,7 +96,8 @@ def user_name() -> str:
 
 
 def checked_name(run: str) -> str:
-    """`run` if it can be the name or id of a run; raises NotFound, for there is none called otherwise."""
-    if not is_name(run) and not is_id(run):
+    """`run` if it can be the name or id of a run, or the beginning of one; raises NotFound, for there is none
+    called otherwise."""
+    if not may_begin(run):
         raise NotFound(f"There is no run {run[:100]!r}.", "`runctl ls` shows the runs.")
     return run

@@ -14,8 +14,8 @@ from runctl_controller.core.inputs import Requested
 from runctl_controller.core.model import Record
 from runctl_controller.core.tables import OPEN_RUN
 from runctl_controller.service.admission import admit
-from runctl_controller.service.engine import named
 from runctl_controller.service.loop import Loop
+from runctl_controller.service.naming import named
 from runctl_controller.service.reading import list_checkpoints, read_log
 from runctl_controller.service.views import run_detail, run_view
 from runctl_controller.store.port import Beat, Store, Transaction

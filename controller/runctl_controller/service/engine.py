@@ -16,8 +16,9 @@ from runctl_controller.core.effects import CALLS, CancelTimer, Effect, SetTimer,
 from runctl_controller.core.inputs import Input, Requested, TimerFired, Woke, World
 from runctl_controller.core.model import Record
 from runctl_controller.core.requests import new_record
+from runctl_controller.service.naming import named
 from runctl_controller.store.port import DueTimer, Store, Transaction
-from runctl_shared.errors import NotFound, RefusedByGuard, StoreUnusable
+from runctl_shared.errors import RefusedByGuard, StoreUnusable
 from runctl_shared.messages.requests import SubmitRun
 
 log = logging.getLogger("runctl.engine")
@@ -30,15 +31,6 @@ class Outcome(msgspec.Struct, frozen=True):
 
     decision: Decision
     told: tuple[Tell, ...]
-
-
-def named(tx: Transaction, name: str) -> Record:
-    """The run of that name or id. Raises NotFound."""
-    run = tx.run_id(name)
-    record = tx.load(run) if run is not None else None
-    if record is None:
-        raise NotFound(f"There is no run {name!r}.", "`runctl ls` shows the runs.")
-    return record
 
 
 class Engine:

@@ -48,8 +48,17 @@ class MemoryTransaction:
     def run_id(self, name_or_id: str) -> str | None:
         if name_or_id in self._t.records:
             return name_or_id
-        named = [r.run for r in self._t.records.values() if r.run.spec.name == name_or_id]
-        return max(named, key=lambda run: run.created_at).id if named else None
+        return self._newest(name_or_id)
+
+    def beginning(self, start: str, limit: int) -> Sequence[str]:
+        ids = sorted(run for run in self._t.records if run.startswith(start))
+        names = {r.run.spec.name for r in self._t.records.values() if r.run.spec.name.startswith(start)}
+        newest = [found for name in sorted(names)[:limit] if (found := self._newest(name)) is not None]
+        return [*ids[:limit], *newest]
+
+    def _newest(self, name: str) -> str | None:
+        named = [r.run for r in self._t.records.values() if r.run.spec.name == name]
+        return max(named, key=lambda run: (run.created_at, run.id)).id if named else None
 
     def run_of_agent(self, agent: str) -> str | None:
         return self._t.agents.get(agent)

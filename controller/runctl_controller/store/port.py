@@ -57,6 +57,11 @@ class Transaction(Protocol):
         """The run of that id, else the newest run of that name."""
         ...
 
+    def beginning(self, start: str, limit: int) -> Sequence[str]:
+        """Ids of runs: those that begin with `start` (not empty), in their order, then the newest run of each
+        name that does, in order of the names. Up to `limit` of each; one may come twice."""
+        ...
+
     def run_of_agent(self, agent: str) -> str | None: ...
 
     def runs(self, *, limit: int, project: str | None = None, only_open: bool = False) -> Sequence[Run]:

@@ -48,6 +48,15 @@ _LOAD_MACHINES = select(machines).where(machines.c.run == _RUN).order_by(machine
 _LOAD_INTERVALS = select(intervals).where(intervals.c.run == _RUN).order_by(intervals.c.position)
 _IS_RUN = select(runs.c.id).where(runs.c.id == _NAME)
 _BY_NAME = select(runs.c.id).where(runs.c.name == _NAME).order_by(*_NEWEST_FIRST).limit(1)
+# Beyond everything that begins so: no name or id holds this character.
+_LAST = "\x7f"
+_IDS_LIKE = select(runs.c.id).where(runs.c.id >= _NAME, runs.c.id < bindparam("end")).order_by(runs.c.id)
+_NEXT_NAME = (
+    select(runs.c.name)
+    .where(runs.c.name > _NAME, runs.c.name < bindparam("end"))
+    .order_by(runs.c.name)
+    .limit(1)
+)
 _OF_AGENT = select(attempts.c.run).where(attempts.c.agent == bindparam("of_agent"))
 _BUSY = select(runs.c.id).where(runs.c.is_busy == _YES).order_by(runs.c.created_at, runs.c.id)
 _OUTGOING = select(outbox).where(outbox.c.id > _AFTER).order_by(outbox.c.id).limit(_LIMIT)
@@ -100,6 +109,20 @@ class SqlTransaction:
         key = {"name": name_or_id}
         found: str | None = self._db.execute(_IS_RUN, key).scalar()
         return found if found is not None else self._db.execute(_BY_NAME, key).scalar()
+
+    def beginning(self, start: str, limit: int) -> Sequence[str]:
+        key = {"name": start, "end": start + _LAST}
+        ids = self._db.execute(_IDS_LIKE.limit(_LIMIT), {**key, "limit": limit}).scalars().all()
+        # From name to name: thousands of runs may share one.
+        exact: str | None = self._db.execute(_BY_NAME, {"name": start}).scalar()
+        newest = [] if exact is None else [exact]
+        while len(newest) < limit:
+            name = self._db.execute(_NEXT_NAME, key).scalar()
+            if name is None:
+                break
+            newest.append(self._db.execute(_BY_NAME, {"name": name}).scalar_one())
+            key["name"] = name
+        return [*ids, *newest]
 
     def run_of_agent(self, agent: str) -> str | None:
         found: str | None = self._db.execute(_OF_AGENT, {"of_agent": agent}).scalar()
