@@ -249,6 +249,23 @@ def test_what_begins_alike(store: Store) -> None:
         assert tx.beginning("%", 9) == tx.beginning("_", 9) == []
 
 
+def test_what_happened_is_numbered_over_all_runs(store: Store) -> None:
+    """A page that lacks an item, has one twice, mixes runs up, or goes the wrong way."""
+    with store.transaction() as tx:
+        tx.save(new_run("run-a", name="digits"))
+        numbers = [tx.tell(f"run-{run}", _told(str(n))) for n, run in enumerate("abacb")]
+        assert numbers == sorted(set(numbers))
+    with store.transaction() as tx:
+        assert [told.number for told in tx.told_after(0, 9)] == numbers
+        assert [told.number for told in tx.told_after(numbers[1], 2)] == numbers[2:4]
+        assert [told.item.text for told in tx.told_after(0, 9, "run-b")] == ["1", "4"]
+        assert [told.number for told in tx.told_before(numbers[-1], 2)] == [numbers[3], numbers[2]]
+        assert [told.item.text for told in tx.told_before(10**9, 1, "run-a")] == ["2"]
+        assert [(told.run, told.name) for told in tx.told_after(0, 2)] == [("run-a", "digits"), ("run-b", "")]
+        assert tx.newest_told() == numbers[-1]
+        assert tx.told_after(numbers[-1], 9) == tx.told_before(numbers[0], 9) == []
+
+
 def test_runs_newest_first(store: Store) -> None:
     with store.transaction() as tx:
         for number, state in enumerate(RunState):

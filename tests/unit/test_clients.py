@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgpack
 import msgspec
 import pytest
 
+from runctl_controller.client.events import Events, Troubled
 from runctl_controller.core.effects import Tell
 from runctl_controller.core.tables import MachineState
 from runctl_controller.service import clients as module
@@ -20,12 +22,13 @@ from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.errors import NotFound, ProviderFailed, RefusedByGuard, RunctlError, UsageError
 from runctl_shared.messages import requests
 from runctl_shared.messages.base import Body
-from runctl_shared.messages.codec import decode, encode
+from runctl_shared.messages.codec import Message, decode, encode
 from runctl_shared.messages.commands import FollowOutput, StopTraining
 from runctl_shared.messages.events import CheckpointCommitted, Heartbeat, OutputSeen
 from runctl_shared.messages.replies import (
     CheckpointList,
     Done,
+    EventList,
     Failed,
     LogPiece,
     OutputRelayed,
@@ -246,6 +249,78 @@ class TestActing:
         with pytest.raises(NotFound, match="'nope'") as caught:
             office.client.ask(body, Done)
         assert caught.value.mend
+
+
+class TestWhatHappened:
+    def pages(self, office: Office, **ask: Any) -> list[str]:
+        found = office.client.ask(requests.ListEvents(**ask), EventList)
+        return [event.story.text for event in found.events]
+
+    def tell(self, office: Office, run: str, *texts: str, at: float = 1.0, **data: object) -> None:
+        with office.store.transaction() as tx:
+            for text in texts:
+                tx.tell(run, Tell(at=at, attempt=1, kind="k", text=text, actor="agent", data=data))
+
+    def test_the_newest_back_to_a_moment_and_the_oldest_beyond_a_number(self, office: Office) -> None:
+        """An event that no page has, or that two have."""
+        self.tell(office, "run-a", "1", "2", at=1.0)
+        self.tell(office, "run-a", "3", "4", "5", at=2.0)
+        assert self.pages(office, limit=2) == ["4", "5"]
+        assert self.pages(office, since=2.0) == ["3", "4", "5"]
+        assert self.pages(office, before=4, limit=2) == ["2", "3"]
+        assert self.pages(office, after=2, limit=2) == ["3", "4"]
+        through = office.client.ask(requests.ListEvents(after=2, limit=2), EventList)
+        assert (through.through, through.more) == (4, True)
+        rest = office.client.ask(requests.ListEvents(after=4, limit=2), EventList)
+        assert (rest.through, rest.more) == (5, False)
+
+    def test_of_one_run_by_its_name(self, office: Office) -> None:
+        office.submitted()
+        self.tell(office, "run-other", "another's")
+        found = office.client.ask(requests.ListEvents(run="dig"), EventList)
+        assert found.run == RUN
+        assert {event.run for event in found.events} == {RUN}
+        assert {event.name for event in found.events} == {"digits"}
+        # Nothing of this run is missing up to the newest event of all.
+        last = office.client.ask(requests.ListEvents(run=RUN, after=found.through), EventList)
+        assert (last.events, last.through) == ((), found.through)
+        with pytest.raises(NotFound):
+            office.client.ask(requests.ListEvents(run="nope"), EventList)
+
+    def test_pages_fit_into_a_message_however_long_their_events_are(self, office: Office) -> None:
+        """A long event that can never be listed would hide everything after it."""
+        self.tell(office, RUN, "first", long="x" * 400_000)
+        self.tell(office, RUN, "second", long="x" * 400_000)
+        self.tell(office, RUN, "third", long="x" * 3_000_000)
+        assert self.pages(office, after=0) == ["first"]
+        assert self.pages(office, after=1) == ["second", "third"]
+        assert self.pages(office) == ["second", "third"]
+
+    def test_a_listener_misses_nothing_while_the_feed_loses_much(self, office: Office) -> None:
+        """A feed that drops, doubles and reorders; and events that come while it is asked for others."""
+        office.submitted()
+        dice = random.Random(7)
+        feed = Events(office.client, None, lambda: True)
+        seen = [event.story.number for event in feed.past(1000)]
+        hear = feed._heard
+
+        def lossy(message: Message[Any]) -> None:
+            for _ in range(dice.choice((0, 1, 1, 2))):
+                hear(message)
+
+        feed._subscription.close()
+        feed._subscription = office.client.listen(lossy)
+        for _ in range(20):
+            office.client.ask(requests.StopRun(run=RUN), Done)
+            office.client.ask(requests.ResumeRun(run=RUN), Done)
+        with office.store.transaction() as tx:
+            wanted = [told.number for told in tx.told_after(0, 10_000)]
+        while seen != wanted:
+            event = feed.next(0.1)
+            assert not isinstance(event, Troubled)
+            seen += [] if event is None else [event.story.number]
+            assert seen == wanted[: len(seen)]
+        feed.close()
 
 
 class TestFollowing:

@@ -79,6 +79,11 @@ def _reads(tx: Transaction) -> list[Callable[[], object]]:
         tx.next_timer,
         lambda: tx.take_due(0.0),
         lambda: tx.story("run-5", 10),
+        lambda: tx.told_after(1, 10),
+        lambda: tx.told_after(1, 10, "run-5"),
+        lambda: tx.told_before(10**9, 10),
+        lambda: tx.told_before(10**9, 10, "run-5"),
+        tx.newest_told,
         lambda: tx.beats(["agent-5-1"]),
     ]
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "rehearse": ("rehearse", "Take the machine of a training away, and see whether it resumes."),
     "ls": ("look", "List runs."),
     "show": ("look", "Show a run: attempts, machines, money, story."),
+    "events": ("events", "Tell what happened, to all runs or to one."),
     "logs": ("logs", "Print what a run printed, over all its attempts."),
     "checkpoints": ("look", "List the checkpoints of a run."),
     "stop": ("act", "Save, then end a run; it can be resumed."),

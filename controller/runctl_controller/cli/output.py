@@ -34,6 +34,11 @@ def to_json(value: Any) -> str:
     return json.dumps(_plain(plain), indent=2, ensure_ascii=False)
 
 
+def to_json_line(value: Any) -> str:
+    """The same on one line, for documents that follow one another."""
+    return json.dumps(_plain(msgspec.to_builtins(value, builtin_types=(bytes,))))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from runctl_shared.messages.replies import AttemptView, RunDetail, RunView, StoryView
 from runctl_shared.units import format_bytes, format_duration
 
@@ -125,6 +127,14 @@ def resumed_from(attempt: AttemptView) -> str:
     if attempt.resumed_from is None:
         return "from the beginning"
     return "resumed" if attempt.restored_step is None else f"resumed from step {attempt.restored_step}"
+
+
+def moment(at: float) -> str:
+    """A moment (UTC seconds) by the clock of whoever reads it."""
+    try:
+        return datetime.fromtimestamp(at).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):  # a clock that was wrong beyond all years
+        return "at no known time"
 
 
 def count(number: int, what: str) -> str:

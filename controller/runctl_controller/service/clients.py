@@ -14,6 +14,7 @@ from runctl_controller.core.inputs import Requested
 from runctl_controller.core.model import Record
 from runctl_controller.core.tables import OPEN_RUN
 from runctl_controller.service.admission import admit
+from runctl_controller.service.history import list_events
 from runctl_controller.service.loop import Loop
 from runctl_controller.service.naming import named
 from runctl_controller.service.reading import list_checkpoints, read_log
@@ -165,6 +166,10 @@ class Clients:
             self._loop.tell_agent(record.run.id, attempt.agent, follow)
         return replies.Done(run=record.run.id)
 
+    def _events(self, body: requests.ListEvents) -> Body:
+        with self._store.transaction() as tx:
+            return list_events(tx, body)
+
     def _status(self, body: requests.ControllerStatus) -> Body:
         with self._store.transaction() as tx:
             busy = tx.busy()
@@ -197,6 +202,7 @@ _LOOKS: dict[type[Body], Callable[[Clients, Any], Body]] = {
     requests.ListCheckpoints: Clients._checkpoints,
     requests.ReadLog: Clients._read_log,
     requests.FollowRun: Clients._follow,
+    requests.ListEvents: Clients._events,
     requests.ControllerStatus: Clients._status,
     requests.StopController: Clients._stop,
 }

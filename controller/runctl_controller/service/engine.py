@@ -14,10 +14,10 @@ import msgspec
 from runctl_controller.core.decide import Decision, decide
 from runctl_controller.core.effects import CALLS, CancelTimer, Effect, SetTimer, Tell
 from runctl_controller.core.inputs import Input, Requested, TimerFired, Woke, World
-from runctl_controller.core.model import Record
+from runctl_controller.core.model import Record, Run
 from runctl_controller.core.requests import new_record
 from runctl_controller.service.naming import named
-from runctl_controller.store.port import DueTimer, Store, Transaction
+from runctl_controller.store.port import DueTimer, Store, Told, Transaction
 from runctl_shared.errors import RefusedByGuard, StoreUnusable
 from runctl_shared.messages.requests import SubmitRun
 
@@ -30,7 +30,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """What a decision came to, for the edges: whom to answer, what to publish."""
 
     decision: Decision
-    told: tuple[Tell, ...]
+    told: tuple[Told, ...]
 
 
 class Engine:
@@ -89,7 +89,7 @@ class Engine:
         decision = decide(record, given, self._world)
         if decision.record is not record or tx.load(record.run.id) is None:
             tx.save(decision.record)
-        told = _store_effects(tx, record.run.id, decision.effects)
+        told = _store_effects(tx, record.run, decision.effects)
         return Outcome(decision, told)
 
     def next_timer(self) -> float | None:
@@ -146,15 +146,14 @@ class Engine:
             tx.shift_timers(seconds)
 
 
-def _store_effects(tx: Transaction, run: str, effects: Sequence[Effect]) -> tuple[Tell, ...]:
-    told = []
+def _store_effects(tx: Transaction, of: Run, effects: Sequence[Effect]) -> tuple[Told, ...]:
+    run, told = of.id, []
     for effect in effects:
         if isinstance(effect, SetTimer):
             tx.set_timer(run, effect.key, effect.at)
         elif isinstance(effect, CancelTimer):
             tx.cancel_timer(run, effect.key)
         elif isinstance(effect, Tell):
-            tx.tell(run, effect)
-            told.append(effect)
+            told.append(Told(number=tx.tell(run, effect), run=run, name=of.spec.name, item=effect))
     tx.queue(run, [effect for effect in effects if isinstance(effect, CALLS)])
     return tuple(told)

@@ -37,8 +37,8 @@ class Feed:
         if not outcome.told:
             return
         view = self.view(outcome.decision.record)
-        for item in outcome.told:
-            self._send(view.run, RunChanged(story=story_view(item), view=view))
+        for told in outcome.told:
+            self._send(view.run, RunChanged(story=story_view(told.item, told.number), view=view))
 
     def beat(self, beat: Beat) -> None:
         if not self._followed:

@@ -125,7 +125,13 @@ def _interval(i: Interval) -> IntervalView:
     )
 
 
-def story_view(item: Tell) -> StoryView:
+def story_view(item: Tell, number: int = 0) -> StoryView:
     return StoryView(
-        at=item.at, attempt=item.attempt, kind=item.kind, text=item.text, actor=item.actor, data=item.data
+        at=item.at,
+        attempt=item.attempt,
+        kind=item.kind,
+        text=item.text,
+        actor=item.actor,
+        data=item.data,
+        number=number,
     )

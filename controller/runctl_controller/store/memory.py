@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from runctl_controller.core.effects import Effect, Tell
 from runctl_controller.core.model import Record, Run
 from runctl_controller.core.tables import OPEN_RUN
-from runctl_controller.store.port import Beat, DueTimer, Outgoing, Superseded
+from runctl_controller.store.port import Beat, DueTimer, Outgoing, Superseded, Told
 
 
 class _Tables:
@@ -20,7 +20,8 @@ class _Tables:
         self.agents: dict[str, str] = {}
         self.outbox: dict[int, Outgoing] = {}
         self.timers: dict[tuple[str, str], float] = {}
-        self.stories: dict[str, tuple[Tell, ...]] = {}
+        self.story: dict[int, tuple[str, Tell]] = {}
+        self.last_told = 0
         self.beats: dict[str, Beat] = {}
         self.last_outgoing = 0
 
@@ -105,11 +106,31 @@ class MemoryTransaction:
     def next_timer(self) -> float | None:
         return min(self._t.timers.values(), default=None)
 
-    def tell(self, run: str, item: Tell) -> None:
-        self._t.stories[run] = (*self._t.stories.get(run, ()), item)
+    def tell(self, run: str, item: Tell) -> int:
+        self._t.last_told += 1
+        self._t.story[self._t.last_told] = (run, item)
+        return self._t.last_told
+
+    def told_after(self, number: int, limit: int, run: str | None = None) -> Sequence[Told]:
+        return [told for told in self._told(run) if told.number > number][:limit]
+
+    def told_before(self, number: int, limit: int, run: str | None = None) -> Sequence[Told]:
+        return [told for told in reversed(self._told(run)) if told.number < number][:limit]
+
+    def newest_told(self) -> int:
+        return max(self._t.story, default=0)
+
+    def _told(self, run: str | None) -> list[Told]:
+        records = self._t.records
+        return [
+            Told(number=number, run=of, name=records[of].run.spec.name if of in records else "", item=item)
+            for number, (of, item) in self._t.story.items()
+            if run is None or of == run
+        ]
 
     def story(self, run: str, limit: int) -> Sequence[Tell]:
-        return self._t.stories.get(run, ())[-limit:] if limit else ()
+        items = [item for of, item in self._t.story.values() if of == run]
+        return items[-limit:] if limit else ()
 
     def save_beats(self, beats: Iterable[Beat]) -> None:
         self._t.beats.update((beat.agent, beat) for beat in beats)

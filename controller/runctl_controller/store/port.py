@@ -42,6 +42,16 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     body: Heartbeat
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """An item of a run's story. `number` counts the items of all runs, and is never given again; `name` is
+    the run's."""
+
+    number: int
+    run: str
+    name: str
+    item: Tell
+
+
 class Transaction(Protocol):
     """Everything in it becomes true together, or not at all."""
 
@@ -97,8 +107,20 @@ class Transaction(Protocol):
 
     def next_timer(self) -> float | None: ...
 
-    def tell(self, run: str, item: Tell) -> None:
-        """Add to the run's story."""
+    def tell(self, run: str, item: Tell) -> int:
+        """Add to the run's story. Its number among those of all runs: a later one is greater."""
+        ...
+
+    def told_after(self, number: int, limit: int, run: str | None = None) -> Sequence[Told]:
+        """The first `limit` items beyond `number`, of `run` or of all, oldest first."""
+        ...
+
+    def told_before(self, number: int, limit: int, run: str | None = None) -> Sequence[Told]:
+        """The last `limit` items before `number`, of `run` or of all, newest first."""
+        ...
+
+    def newest_told(self) -> int:
+        """The number of the newest item; 0 when there is none."""
         ...
 
     def story(self, run: str, limit: int) -> Sequence[Tell]:

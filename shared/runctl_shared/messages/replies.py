@@ -93,7 +93,8 @@ class IntervalView(Body, frozen=True, kw_only=True):
 
 
 class StoryView(Body, frozen=True, kw_only=True):
-    """Something that happened. `actor`: who did it (a user, the lifecycle, an agent, the provider)."""
+    """Something that happened. `actor`: who did it (a user, the lifecycle, an agent, the provider). `number`
+    counts what happened to all runs, in order (0: not told here)."""
 
     at: Moment
     attempt: Attempt
@@ -101,6 +102,7 @@ class StoryView(Body, frozen=True, kw_only=True):
     text: Sentence
     actor: Word
     data: dict[str, object] = msgspec.field(default_factory=dict)
+    number: Count = 0
 
 
 class RunDetail(Body, frozen=True, kw_only=True):
@@ -110,6 +112,24 @@ class RunDetail(Body, frozen=True, kw_only=True):
     machines: tuple[MachineView, ...]
     ledger: tuple[IntervalView, ...]
     story: tuple[StoryView, ...]
+
+
+class EventView(Body, frozen=True, kw_only=True):
+    """Something that happened to a run."""
+
+    run: Word
+    name: Word
+    story: StoryView
+
+
+class EventList(Body, frozen=True, kw_only=True):
+    """Events, oldest first. `run`: the id of the run that was asked for. `through`: nothing that was asked
+    for with a number up to this one is missing beyond the last event. `more`: there are more of them."""
+
+    events: tuple[EventView, ...]
+    run: Word = ""
+    through: Count = 0
+    more: bool = False
 
 
 class CheckpointView(Body, frozen=True, kw_only=True):
@@ -180,6 +200,6 @@ class ProgressSeen(Body, frozen=True, kw_only=True):
 
 
 REPLIES: tuple[type[Body], ...] = (
-    Failed, Done, RunList, RunDetail, CheckpointList, LogPiece, Status,
+    Failed, Done, RunList, RunDetail, EventList, CheckpointList, LogPiece, Status,
 )  # fmt: skip
 FEED: tuple[type[Body], ...] = (RunChanged, OutputRelayed, ProgressSeen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runctl_shared.messages.base import Body
-from runctl_shared.messages.fields import Attempt, Count, Seconds, Word
+from runctl_shared.messages.fields import Attempt, Count, Moment, Seconds, Word
 from runctl_shared.spec import RunSpec
 
 
@@ -79,6 +79,17 @@ class FollowRun(Body, frozen=True, kw_only=True):
     offset: Count | None = None
 
 
+class ListEvents(Body, frozen=True, kw_only=True):
+    """What happened, to one run (`run`: id or name) or to all. With `after`: the oldest `limit` events beyond
+    that number. Else the newest `limit`, before number `before` if that is given, back to `since`."""
+
+    run: Word | None = None
+    after: Count | None = None
+    before: Count | None = None
+    since: Moment = 0.0
+    limit: Count = 200
+
+
 class ControllerStatus(Body, frozen=True, kw_only=True):
     """How the controller is."""
 
@@ -92,5 +103,5 @@ class StopController(Body, frozen=True, kw_only=True):
 
 REQUESTS: tuple[type[Body], ...] = (
     SubmitRun, ListRuns, ShowRun, StopRun, CancelRun, ResumeRun, InterruptRun, ListCheckpoints, ReadLog,
-    FollowRun, ControllerStatus, StopController,
+    FollowRun, ListEvents, ControllerStatus, StopController,
 )  # fmt: skip

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnClause,
     Connection,
     RowMapping,
+    Select,
     bindparam,
     delete,
     func,
@@ -20,7 +22,7 @@ from sqlalchemy import (
 
 from runctl_controller.core.effects import Effect, Tell
 from runctl_controller.core.model import Record, Run
-from runctl_controller.store.port import Beat, DueTimer, Outgoing
+from runctl_controller.store.port import Beat, DueTimer, Outgoing, Told
 from runctl_controller.store.sql import coding, saving
 from runctl_controller.store.sql.sqlite import upsert
 from runctl_controller.store.sql.tables import (
@@ -72,6 +74,13 @@ _DUE = (
 _SHIFT_TIMERS = update(timers).values(at=timers.c.at + bindparam("seconds"))
 _NEXT_TIMER = select(func.min(timers.c.at))
 _STORY = select(story).where(story.c.run == _RUN).order_by(story.c.id.desc()).limit(_LIMIT)
+_NUMBER: BindParameter[int] = bindparam("number")
+_TOLD = select(story, runs.c.name).select_from(story.outerjoin(runs, runs.c.id == story.c.run)).limit(_LIMIT)
+_TOLD_AFTER = _TOLD.where(story.c.id > _NUMBER).order_by(story.c.id)
+_TOLD_BEFORE = _TOLD.where(story.c.id < _NUMBER).order_by(story.c.id.desc())
+_OF_RUN = story.c.run == _RUN
+_NEWEST_TOLD = select(func.max(story.c.id))
+_TELL = insert(story).returning(story.c.id)
 _SAVE_BEATS = upsert(beats, "agent")
 _BEAT = select(beats).where(beats.c.agent == bindparam("of_agent"))
 
@@ -170,8 +179,29 @@ class SqlTransaction:
         found: float | None = self._db.execute(_NEXT_TIMER).scalar()
         return found
 
-    def tell(self, run: str, item: Tell) -> None:
-        self._db.execute(insert(story), coding.tell_row(run, item))
+    def tell(self, run: str, item: Tell) -> int:
+        number: int = self._db.execute(_TELL, coding.tell_row(run, item)).scalar_one()
+        return number
+
+    def told_after(self, number: int, limit: int, run: str | None = None) -> Sequence[Told]:
+        return self._told(_TOLD_AFTER, number, limit, run)
+
+    def told_before(self, number: int, limit: int, run: str | None = None) -> Sequence[Told]:
+        return self._told(_TOLD_BEFORE, number, limit, run)
+
+    def _told(self, query: Select[Any], number: int, limit: int, run: str | None) -> list[Told]:
+        key: dict[str, object] = {"number": number, "limit": limit}
+        if run is not None:
+            query, key["of_run"] = query.where(_OF_RUN), run
+        rows = self._db.execute(query, key).mappings()
+        return [
+            Told(number=row["id"], run=row["run"], name=row["name"] or "", item=coding.tell_of(row))
+            for row in rows
+        ]
+
+    def newest_told(self) -> int:
+        found: int | None = self._db.execute(_NEWEST_TOLD).scalar()
+        return found or 0
 
     def story(self, run: str, limit: int) -> Sequence[Tell]:
         rows = self._db.execute(_STORY, {"of_run": run, "limit": limit}).mappings().all()

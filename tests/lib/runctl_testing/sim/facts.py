@@ -112,7 +112,7 @@ class Facts:
 
     def _resume_is_proven(self, body: events.FirstStepSeen, outcome: Outcome) -> None:
         below = body.restored_step is not None and body.step < body.restored_step
-        kinds = {tell.kind for tell in outcome.told}
+        kinds = {told.item.kind for told in outcome.told}
         if "late" not in kinds:
             require(("not_resumed" in kinds) == below, "a first step below the restored one is not told")
 
