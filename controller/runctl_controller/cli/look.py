@@ -9,14 +9,20 @@ import click
 from runctl_controller.cli.options import json_option
 
 if TYPE_CHECKING:
+    from runctl_controller.settings.model import Settings
     from runctl_shared.messages.replies import CheckpointList, RunList
+    from runctl_shared.messages.requests import ListRuns, ShowRun
+
+
+_watch = click.option("--watch", "-w", is_flag=True, help="Draw it again as things happen, until Ctrl-C.")
 
 
 @click.command()
 @click.option("--open", "only_open", is_flag=True, help="Only runs that have not ended.")
 @click.option("--limit", default=50, type=click.IntRange(1, 1000), help="How many, newest first.  [50]")
+@_watch
 @json_option
-def ls(only_open: bool, limit: int, as_json: bool) -> int:
+def ls(only_open: bool, limit: int, watch: bool, as_json: bool) -> int:
     """List runs, newest first."""
     from runctl_controller.cli.output import emit
     from runctl_controller.client.embedded import reach
@@ -25,13 +31,38 @@ def ls(only_open: bool, limit: int, as_json: bool) -> int:
     from runctl_shared.messages.replies import RunList
     from runctl_shared.messages.requests import ListRuns
 
-    with reach(load()) as client:
-        found = client.ask(ListRuns(all=not only_open, limit=limit), RunList)
-    emit(found, as_json, lambda: _print_runs(found, limit, only_open, SystemClock().now()))
+    settings = load()
+    body = ListRuns(all=not only_open, limit=limit)
+    if watch:
+        return _watch_runs(settings, body, as_json)
+    with reach(settings) as client:
+        found = client.ask(body, RunList)
+    emit(found, as_json, lambda: _print_runs(found, only_open, SystemClock().now()))
+    if len(found.runs) == limit and not as_json:
+        click.echo(f"runctl: the newest {limit}; --limit shows more", err=True)
     return 0
 
 
-def _print_runs(found: RunList, limit: int, only_open: bool, now: float) -> None:
+def _watch_runs(settings: Settings, body: ListRuns, as_json: bool) -> int:
+    from functools import partial
+
+    from runctl_controller.cli.watch import Picture, check, watch
+    from runctl_controller.client.embedded import is_running, reach
+    from runctl_controller.client.follow import FINAL
+    from runctl_shared.messages.replies import RunList
+
+    check(as_json)
+    with reach(settings) as client:
+
+        def look() -> Picture:
+            found = client.ask(body, RunList)
+            going = [run.run for run in found.runs if run.state not in FINAL]
+            return Picture(partial(_print_runs, found, not body.all), going)
+
+        return watch(client, look, partial(is_running, settings))
+
+
+def _print_runs(found: RunList, only_open: bool, now: float) -> None:
     from runctl_controller.cli.output import table
     from runctl_controller.cli.phases import at_risk
     from runctl_shared.units import format_duration
@@ -60,15 +91,14 @@ def _print_runs(found: RunList, limit: int, only_open: bool, now: float) -> None
         for run in found.runs
     ]
     table([*headings, *(["PROJECT"] if projects else [])], rows, right=(2, 3, 4, 5, 7, 8))
-    if len(found.runs) == limit:
-        click.echo(f"runctl: the newest {limit}; --limit shows more", err=True)
 
 
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--story", default=25, type=click.IntRange(0, 5000), help="How much of its story.  [25]")
+@_watch
 @json_option
-def show(run: str, story: int, as_json: bool) -> int:
+def show(run: str, story: int, watch: bool, as_json: bool) -> int:
     """Show a run: attempts, machines, money, story."""
     from runctl_controller.cli.output import emit
     from runctl_controller.client.client import checked_name
@@ -78,8 +108,12 @@ def show(run: str, story: int, as_json: bool) -> int:
     from runctl_shared.messages.replies import RunDetail
     from runctl_shared.messages.requests import ShowRun
 
-    with reach(load()) as client:
-        found = client.ask(ShowRun(run=checked_name(run), story=story), RunDetail)
+    settings = load()
+    body = ShowRun(run=checked_name(run), story=story)
+    if watch:
+        return _watch_run(settings, body, as_json)
+    with reach(settings) as client:
+        found = client.ask(body, RunDetail)
 
     def print_it() -> None:
         from runctl_controller.cli.show import print_run
@@ -88,6 +122,27 @@ def show(run: str, story: int, as_json: bool) -> int:
 
     emit(found, as_json, print_it)
     return 0
+
+
+def _watch_run(settings: Settings, body: ShowRun, as_json: bool) -> int:
+    from functools import partial
+
+    from runctl_controller.cli.show import print_run
+    from runctl_controller.cli.watch import Picture, check, watch
+    from runctl_controller.client.embedded import is_running, reach
+    from runctl_controller.client.follow import FINAL
+    from runctl_shared.messages.replies import RunDetail
+    from runctl_shared.messages.requests import ShowRun
+
+    check(as_json)
+    with reach(settings) as client:
+        run = client.ask(body, RunDetail).run.run
+
+        def look() -> Picture:
+            found = client.ask(ShowRun(run=run, story=body.story), RunDetail)
+            return Picture(partial(print_run, found), [] if found.run.state in FINAL else [run], only=run)
+
+        return watch(client, look, partial(is_running, settings))
 
 
 @click.command()

@@ -161,7 +161,7 @@ class Clients:
         seconds = min(body.seconds, LONGEST_FOLLOW)
         self._loop.feed.follow(record.run.id, seconds)
         attempt = record.current
-        if attempt is not None and attempt.started_at is not None:
+        if body.output and attempt is not None and attempt.started_at is not None:
             follow = commands.FollowOutput(seconds=seconds, offset=body.offset)
             self._loop.tell_agent(record.run.id, attempt.agent, follow)
         return replies.Done(run=record.run.id)

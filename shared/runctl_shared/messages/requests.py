@@ -72,11 +72,12 @@ class ReadLog(Body, frozen=True, kw_only=True):
 
 class FollowRun(Body, frozen=True, kw_only=True):
     """Have a run's output and progress on the feed for `seconds` from now; repeat to go on. `offset`: from
-    that byte of the present attempt's output on; None: from where it is."""
+    that byte of the present attempt's output on; None: from where it is. Without `output`: progress alone."""
 
     run: Word
     seconds: Seconds = 15.0
     offset: Count | None = None
+    output: bool = True
 
 
 class ListEvents(Body, frozen=True, kw_only=True):
