@@ -123,7 +123,34 @@ def test_show_tells_everything(runctl: CommandLine, done: str) -> None:
         assert words in shown
 
 
-@pytest.mark.parametrize("command", ["show", "logs", "stop", "resume", "cancel", "interrupt", "checkpoints"])
+def test_why_a_run_is_as_it_is(runctl: CommandLine) -> None:
+    """Sentences that are not about this run, or a state that is explained without its evidence."""
+    words = runctl.train("--steps", "100000", "--step-time", "0.05")
+    assert runctl("run", "--detach", "--name", "asked", *words).code == 0
+    runctl.until_saved("asked", 10)
+    told = " ".join(runctl("explain", "aske").out.split())
+    for said in (
+        "Attempt 1 was launched at ",
+        " because the run was asked for.",
+        "Attempt 1 trains since",
+        "Save and stop: runctl stop asked",
+    ):
+        assert said in told
+    assert runctl("interrupt", "asked", "--notice", "4s").code == 0
+    eventually(lambda: len(runctl.show("asked")["attempts"]) == 2, 60, 0.2)
+    document = runctl.json("explain", "asked")
+    assert "attempt 1 is interrupted: local's notice at " in str(document)
+    assert {s["part"] for s in document["sentences"]} == {"asked", "happened", "now", "next", "you"}
+    assert runctl("stop", "asked").code == 0
+    runctl.until("asked", "paused")
+    told = " ".join(runctl("explain", "asked").out.split())
+    assert "It is paused since" in told
+    assert "runctl resume asked" in told
+
+
+@pytest.mark.parametrize(
+    "command", ["show", "explain", "events", "logs", "stop", "resume", "cancel", "interrupt", "checkpoints"]
+)
 @pytest.mark.parametrize("name", ["nobody", "No Such/../Run", "\x1b[31m", "x" * 500])
 def test_an_unknown_run(runctl: CommandLine, command: str, name: str) -> None:
     said = runctl(command, name)

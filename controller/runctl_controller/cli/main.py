@@ -13,6 +13,7 @@ COMMANDS = {
     "rehearse": ("rehearse", "Take the machine of a training away, and see whether it resumes."),
     "ls": ("look", "List runs."),
     "show": ("look", "Show a run: attempts, machines, money, story."),
+    "explain": ("explain", "Tell why a run is in the state that it is in."),
     "events": ("events", "Tell what happened, to all runs or to one."),
     "logs": ("logs", "Print what a run printed, over all its attempts."),
     "checkpoints": ("look", "List the checkpoints of a run."),

@@ -116,3 +116,10 @@ def standard(to_stderr: bool = False) -> Screen:
 def _width() -> int:
     """Columns now; a terminal that does not know (0) is taken for an ordinary one."""
     return max(20, os.get_terminal_size(2).columns or 80)
+
+
+def columns() -> int:
+    """Columns for sentences on stdout: the terminal's, if it is one and not too wide to be read."""
+    if not sys.stdout.isatty():
+        return 100
+    return max(40, min(110, os.get_terminal_size(1).columns or 80))

@@ -15,7 +15,7 @@ from runctl_controller.core.lifecycle import (
     renew_lease,
     stop_attempts,
 )
-from runctl_controller.core.model import Attempt, Wanted
+from runctl_controller.core.model import Attempt, Cause, Wanted
 from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState
 from runctl_controller.core.turn import Turn
 from runctl_shared.messages import events
@@ -153,20 +153,20 @@ def noticed(turn: Turn, attempt: Attempt, body: events.NoticeReceived) -> None:
     )
     if body.kind != "interruption":
         return
-    turn.attempt(attempt.number, notice=body.notice)
+    turn.attempt(attempt.number, notice=body.notice, noticed_at=turn.at)
     if body.deadline is not None:
         turn.attempt(attempt.number, deadline_at=turn.at + body.deadline)
         turn.do(SetTimer(key=f"look:{attempt.agent}", at=turn.at + body.deadline + turn.world.look))
     run = turn.record.run
     standby = any(a.open and a.number > attempt.number for a in turn.record.attempts)
     if run.wanted is Wanted.TRAIN and run.state in OPEN_RUN and not standby:
-        plan_attempt(turn)
+        plan_attempt(turn, Cause.NOTICE)
 
 
 def withdrawn(turn: Turn, attempt: Attempt, body: events.NoticeWithdrawn) -> None:
     turn.tell("notice", "the notice was withdrawn", attempt=attempt.number, actor="provider")
     if body.notice == attempt.notice:
-        turn.attempt(attempt.number, notice=None, deadline_at=None)
+        turn.attempt(attempt.number, notice=None, deadline_at=None, noticed_at=None)
         drop_open(turn)  # its replacement is not needed
 
 

@@ -16,7 +16,7 @@ from runctl_controller.core.lifecycle import (
     plan_attempt,
     renew_lease,
 )
-from runctl_controller.core.model import Attempt, Machine, Record
+from runctl_controller.core.model import Attempt, Cause, Machine, Record
 from runctl_controller.core.tables import MachineState, RunState
 from runctl_controller.core.turn import Turn
 from runctl_shared.messages.base import Body
@@ -134,7 +134,7 @@ def _woke(turn: Turn) -> None:
 
 def _retry(turn: Turn) -> None:
     if turn.record.run.state is RunState.RECOVERING and turn.record.current is None:
-        plan_attempt(turn)
+        plan_attempt(turn, Cause.ENDED)
 
 
 def _end_again(turn: Turn, machine: Machine) -> None:

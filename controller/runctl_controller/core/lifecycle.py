@@ -7,7 +7,7 @@ import msgspec
 from runctl_controller.core.effects import Launch as LaunchEffect
 from runctl_controller.core.effects import Look, ReadEnd, Terminate
 from runctl_controller.core.ledger import mark_lost
-from runctl_controller.core.model import Attempt, Machine, Wanted
+from runctl_controller.core.model import Attempt, Cause, Machine, Wanted
 from runctl_controller.core.reasons import RULES, Next, Rule, wait_before
 from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState, RunState
 from runctl_controller.core.turn import Turn
@@ -34,7 +34,7 @@ _RUN_STATE_OF = {
 _ORDER = [RunState.RECOVERING, RunState.PROVISIONING, RunState.PREPARING, RunState.TRAINING, RunState.SAVING]
 
 
-def plan_attempt(turn: Turn) -> None:
+def plan_attempt(turn: Turn, cause: Cause) -> None:
     """Put the next attempt and its machine on record and ask for the launch: intent before money."""
     run = turn.record.run
     life = time_left(turn)
@@ -45,9 +45,10 @@ def plan_attempt(turn: Turn) -> None:
         return
     number = run.newest + 1
     agent = ids.agent_id(run.id, number)
-    attempt = Attempt(number=number, agent=agent, created_at=turn.at)
-    machine = Machine(id=agent, attempt=number, order=_order(turn, agent, number, life), asks=1)
-    turn.run(newest=number)
+    attempt = Attempt(number=number, agent=agent, created_at=turn.at, cause=cause, since=turn.at)
+    order = _order(turn, agent, number, life)
+    machine = Machine(id=agent, attempt=number, order=order, asks=1, since=turn.at)
+    turn.run(newest=number, retry_at=None)
     turn.add(attempt, machine)
     turn.tell(
         "attempt",
@@ -269,9 +270,10 @@ def _next_attempt(turn: Turn, wait: float) -> None:
     turn.run(RunState.RECOVERING)
     if wait > 0:
         turn.after("retry", wait)
+        turn.run(retry_at=turn.at + wait)
         turn.tell("attempt", f"the next attempt begins in {wait:.0f} s")
     else:
-        plan_attempt(turn)
+        plan_attempt(turn, Cause.ENDED)
 
 
 def drop_open(turn: Turn) -> None:

@@ -65,6 +65,7 @@ def launch_answered(turn: Turn, machine: Machine, given: LaunchAnswered) -> None
             report = AttemptEnded(reason=_FINAL_ERRORS[given.error], detail=given.detail)
             end_attempt(turn, attempt, report, actor="provider")
     elif machine.state is MachineState.LAUNCHING:
+        turn.machine(machine.id, trouble=given.detail)
         turn.after(f"launch:{machine.id}", wait_before(machine.asks))
         turn.tell(
             "provider",
@@ -79,7 +80,7 @@ def _launched(turn: Turn, machine: Machine, attempt: Attempt | None, sighting: S
     machine = _learn(turn, machine, sighting)
     if machine.state is not MachineState.LAUNCHING:
         return
-    machine = turn.machine(machine.id, MachineState.RUNNING)
+    machine = turn.machine(machine.id, MachineState.RUNNING, trouble="")
     if attempt is None or not attempt.open:
         end_machine(turn, machine, "lifecycle")
         return
@@ -114,6 +115,7 @@ def terminate_answered(turn: Turn, machine: Machine, given: TerminateAnswered) -
     """An answer to terminate is no proof. Failing to ask is a reason to ask again."""
     if machine.state is MachineState.TERMINATED or given.error is None:
         return
+    turn.machine(machine.id, trouble=given.detail)
     turn.tell("provider", f"ending {machine.id} failed, asked again: {given.detail}", attempt=machine.attempt)
     turn.after(f"end:{machine.id}", wait_before(machine.asks))
 
@@ -129,6 +131,7 @@ def seen(turn: Turn, machine: Machine, given: Seen) -> None:
     if machine.state is MachineState.TERMINATED:
         return
     sighting = given.sighting
+    machine = turn.machine(machine.id, looked_at=turn.at, trouble=given.detail)
     if sighting is None:
         look_again(turn, machine)
         return

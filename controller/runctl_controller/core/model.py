@@ -21,7 +21,9 @@ class Wanted(StrEnum):
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """`newest`: number of the newest attempt. `restarts`: restarts after the training's own errors so far.
-    `fruitless`: attempts in a row that ended without progress. `exit_code`: the training's last."""
+    `fruitless`: attempts in a row that ended without progress. `exit_code`: the training's last. `since`:
+    when it came into its state (None: before this was kept). `retry_at`: when the next attempt is due, while
+    one is waited for."""
 
     spec: RunSpec
     state: RunState = RunState.QUEUED
@@ -33,10 +35,21 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     created_at: float = 0.0
     ended_at: float | None = None
+    since: float | None = None
+    retry_at: float | None = None
 
     @property
     def id(self) -> str:
         return self.spec.run
+
+
+class Cause(StrEnum):
+    """Why an attempt was planned."""
+
+    SUBMITTED = "submitted"  # the run was asked for
+    RESUMED = "resumed"  # the user wanted it to go on
+    NOTICE = "notice"  # the machine of the one before is about to be taken
+    ENDED = "ended"  # the one before had ended, and its reason calls for another
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +60,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     committed, `newest`: its manifest. `stop_sent`: it was asked to end, `stop_saves`: saving first.
     `capabilities`: kinds of commands that its agent understands; empty until it registered. `lag`: the least
     by which its events came later than its own clock says, `told_at`: when the last of them happened by ours.
-    `end_reads`: how often its final record was looked for in vain.
+    `end_reads`: how often its final record was looked for in vain. `cause`: why it was planned (None: before
+    this was kept). `since`: when it came into its state. `noticed_at`: when the notice that stands came.
     """
 
     number: int
@@ -83,6 +97,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     store_error: str = ""
     lost_seconds: float | None = None
     lost_steps: int | None = None
+    cause: Cause | None = None
+    since: float | None = None
+    noticed_at: float | None = None
 
     @property
     def open(self) -> bool:
@@ -91,7 +108,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """What was rented for an attempt. `asks`: how often its launch or its end was asked for; `absent_since`:
-    since when at most the provider does not list it."""
+    since when at most the provider does not list it; `since`: when it came into its state; `looked_at`: when
+    the provider was last asked how it is; `trouble`: why that, its launch or its end could not be asked."""
 
     id: str
     attempt: int
@@ -104,6 +122,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     absent_since: float | None = None
     launched_at: float | None = None
     ended_at: float | None = None
+    since: float | None = None
+    looked_at: float | None = None
+    trouble: str = ""
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):

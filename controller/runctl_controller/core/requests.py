@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from runctl_controller.core.effects import CancelTimer, Interrupt
 from runctl_controller.core.lifecycle import plan_attempt, stop_attempts
-from runctl_controller.core.model import Record, Run, Wanted
+from runctl_controller.core.model import Cause, Record, Run, Wanted
 from runctl_controller.core.tables import OPEN_RUN, AttemptState, RunState
 from runctl_controller.core.turn import Turn
 from runctl_shared.errors import NotFound, RefusedByGuard
@@ -23,7 +23,7 @@ _ENDED = "It has ended; start a new one with `runctl run`."
 
 def new_record(body: SubmitRun, at: float) -> Record:
     """The record of a run that was just asked for."""
-    return Record(run=Run(spec=body.spec, created_at=at))
+    return Record(run=Run(spec=body.spec, created_at=at, since=at))
 
 
 def submit(turn: Turn, body: SubmitRun, actor: str) -> Done:
@@ -31,7 +31,7 @@ def submit(turn: Turn, body: SubmitRun, actor: str) -> Done:
     run = turn.record.run
     if run.newest == 0 and run.state is RunState.QUEUED:
         turn.tell("run", f"{run.spec.name} was submitted", actor=actor)
-        plan_attempt(turn)
+        plan_attempt(turn, Cause.SUBMITTED)
     return Done(run=run.id, note=f"{run.spec.name} is {turn.record.run.state.value}")
 
 
@@ -77,7 +77,7 @@ def _close_if_idle(turn: Turn, state: RunState, why: str) -> None:
     """With no attempt left that must end first, the run is where the user wants it at once."""
     if turn.record.current is None and turn.record.run.state is not state:
         turn.do(CancelTimer(key="retry"))
-        turn.run(state, why=why, ended_at=turn.at)
+        turn.run(state, why=why, ended_at=turn.at, retry_at=None)
 
 
 def resume(turn: Turn, body: ResumeRun, actor: str) -> Done:
@@ -93,7 +93,7 @@ def resume(turn: Turn, body: ResumeRun, actor: str) -> Done:
         )
     turn.run(RunState.QUEUED, wanted=Wanted.TRAIN, why="", fruitless=0, restarts=0, ended_at=None)
     turn.tell("resume", "resume", actor=actor)
-    plan_attempt(turn)
+    plan_attempt(turn, Cause.RESUMED)
     return Done(run=run.id, note=f"{run.spec.name} goes on from its newest verified checkpoint")
 
 

@@ -39,7 +39,7 @@ class Turn:
         run = self.record.run
         if state is not None and state is not run.state:
             RUNS.check(run.state, state)
-            changes["state"] = state
+            changes |= {"state": state, "since": self.at}
             self.tell("run", f"{run.state.value} → {state.value}{_because(changes.get('why'))}")
         self.record = msgspec.structs.replace(self.record, run=msgspec.structs.replace(run, **changes))
 
@@ -48,7 +48,7 @@ class Turn:
         old = _known(self.record.attempt(number), number)
         if state is not None:
             ATTEMPTS.check(old.state, state)
-            changes["state"] = state
+            changes |= {"state": state, "since": old.since if state is old.state else self.at}
         new = msgspec.structs.replace(old, **changes)
         attempts = tuple(new if a is old else a for a in self.record.attempts)
         self.record = msgspec.structs.replace(self.record, attempts=attempts)
@@ -59,7 +59,7 @@ class Turn:
         old = _known(self.record.machine(name), name)
         if state is not None:
             MACHINES.check(old.state, state)
-            changes["state"] = state
+            changes |= {"state": state, "since": old.since if state is old.state else self.at}
         new = msgspec.structs.replace(old, **changes)
         machines = tuple(new if m is old else m for m in self.record.machines)
         self.record = msgspec.structs.replace(self.record, machines=machines)

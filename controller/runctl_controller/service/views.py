@@ -46,6 +46,11 @@ def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
         created_at=run.created_at,
         ended_at=run.ended_at,
         exit_code=run.exit_code,
+        since=run.since,
+        wanted=run.wanted.value,
+        restarts=run.restarts,
+        fruitless=run.fruitless,
+        retry_at=run.retry_at,
     )
 
 
@@ -103,6 +108,18 @@ def _attempt(a: Attempt) -> AttemptView:
         saved_step=a.saved_step,
         lost_seconds=a.lost_seconds,
         lost_steps=a.lost_steps,
+        cause=a.cause.value if a.cause is not None else "",
+        created_at=a.created_at,
+        since=a.since,
+        permitted=a.permitted,
+        stop_sent=a.stop_sent,
+        stop_saves=a.stop_saves,
+        unheard_since=a.unheard_since,
+        noticed_at=a.noticed_at,
+        deadline_at=a.deadline_at,
+        end_reads=a.end_reads,
+        store_error=a.store_error,
+        commits=a.commits,
     )
 
 
@@ -116,6 +133,11 @@ def _machine(m: Machine) -> MachineView:
         cause=m.cause,
         launched_at=m.launched_at,
         ended_at=m.ended_at,
+        since=m.since,
+        asks=m.asks,
+        looked_at=m.looked_at,
+        absent_since=m.absent_since,
+        trouble=m.trouble,
     )
 
 

@@ -26,7 +26,9 @@ class Done(Body, frozen=True, kw_only=True):
 
 
 class RunView(Body, frozen=True, kw_only=True):
-    """A run in one line. `at_risk_seconds`, `step`, `loss`: from the newest heartbeat. `dollars`: so far."""
+    """A run in one line. `at_risk_seconds`, `step`, `loss`: from the newest heartbeat. `dollars`: so far.
+    `since`: when it came into its state. `wanted`: train, pause or cancel. `restarts`: after the training's
+    own errors so far; `fruitless`: attempts in a row without progress; `retry_at`: when the next is due."""
 
     run: Word
     name: Word
@@ -45,6 +47,11 @@ class RunView(Body, frozen=True, kw_only=True):
     created_at: Moment = 0.0
     ended_at: Moment | None = None
     exit_code: int | None = None
+    since: Moment | None = None
+    wanted: Word = ""
+    restarts: Count = 0
+    fruitless: Count = 0
+    retry_at: Moment | None = None
 
 
 class RunList(Body, frozen=True, kw_only=True):
@@ -52,6 +59,11 @@ class RunList(Body, frozen=True, kw_only=True):
 
 
 class AttemptView(Body, frozen=True, kw_only=True):
+    """`cause`: why it was planned (submitted, resumed, notice, ended). `since`: when it came into its state.
+    `permitted`: it may train; `stop_sent`: it was asked to end, `stop_saves`: saving first. `noticed_at`:
+    when the notice that stands came, `deadline_at`: when the machine goes. `end_reads`: how often its final
+    record was looked for in vain, as `store_error` says why. `commits`: checkpoints that it has stored."""
+
     attempt: Attempt
     state: Word
     reason: Word | None = None
@@ -68,9 +80,25 @@ class AttemptView(Body, frozen=True, kw_only=True):
     saved_step: Step | None = None
     lost_seconds: Seconds | None = None
     lost_steps: Count | None = None
+    cause: Word = ""
+    created_at: Moment | None = None
+    since: Moment | None = None
+    permitted: bool = False
+    stop_sent: bool = False
+    stop_saves: bool = True
+    unheard_since: Moment | None = None
+    noticed_at: Moment | None = None
+    deadline_at: Moment | None = None
+    end_reads: Count = 0
+    store_error: Sentence = ""
+    commits: Count = 0
 
 
 class MachineView(Body, frozen=True, kw_only=True):
+    """`since`: when it came into its state. `asks`: how often its launch or its end was asked for;
+    `looked_at`: when the provider was last asked how it is; `trouble`: why it could not be asked.
+    `absent_since`: the provider has not listed it since."""
+
     machine: Word
     attempt: Attempt
     provider: Word
@@ -79,6 +107,11 @@ class MachineView(Body, frozen=True, kw_only=True):
     cause: Word | None = None
     launched_at: Moment | None = None
     ended_at: Moment | None = None
+    since: Moment | None = None
+    asks: Count = 0
+    looked_at: Moment | None = None
+    absent_since: Moment | None = None
+    trouble: Sentence = ""
 
 
 class IntervalView(Body, frozen=True, kw_only=True):
