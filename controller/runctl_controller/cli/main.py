@@ -21,6 +21,7 @@ COMMANDS = {
     "resume": ("act", "Go on with a run from its newest verified checkpoint."),
     "cancel": ("act", "End a run for good; its checkpoints are kept."),
     "interrupt": ("act", "Have the machine of a run taken away, with notice."),
+    "init": ("init", "Write a settings file to begin with."),
     "controller": ("controller", "Start, stop or look at the controller."),
     "config": ("config", "Show or check the settings."),
 }

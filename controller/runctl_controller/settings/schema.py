@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -24,6 +24,11 @@ def _by(rule: rules.Rule) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
+def _means(text: str) -> Any:
+    """What the setting means, with its unit: `runctl init` writes it into the file."""
+    return Field(description=text)
+
+
 Duration = Annotated[float, _by(rules.positive_seconds)]
 
 
@@ -34,21 +39,83 @@ class Said(BaseSettings):
         env_prefix=PREFIX, case_sensitive=True, extra="forbid", validate_default=False
     )
 
-    state_dir: Annotated[str | None, _by(rules.folder)] = None
-    bus_url: Annotated[str | None, _by(rules.optional(rules.bus_url))] = None
-    checkpoints: Annotated[str | None, _by(rules.optional(rules.store))] = None
-    project: Annotated[str | None, _by(rules.as_in_a_run("project", rules.text))] = None
-    provider: Annotated[str | None, _by(rules.one_of(rules.PROVIDERS, "provider"))] = None
-    max_restarts: Annotated[int | None, _by(rules.as_in_a_run("max_restarts", rules.whole))] = None
-    max_hours: Annotated[float | None, _by(rules.optional(rules.hours))] = None
-    grace: Annotated[float | None, _by(rules.as_in_a_run("grace", rules.seconds))] = None
-    signal: Annotated[str | None, _by(rules.as_in_a_run("signal", rules.text))] = None
-    resume_arg: Annotated[str | None, _by(rules.optional(rules.as_in_a_run("resume_arg", rules.text)))] = None
-    lease: Duration | None = None
-    heartbeat: Duration | None = None
-    notice_poll: Duration | None = None
-    idle: Annotated[float | None, _by(rules.seconds)] = None
-    log_level: Annotated[str | None, _by(rules.one_of(rules.LEVELS, "log level"))] = None
+    state_dir: Annotated[
+        str | None,
+        _by(rules.folder),
+        _means("Folder of this machine in which runctl keeps its state: runs, ledger, local machines."),
+    ] = None
+    bus_url: Annotated[
+        str | None,
+        _by(rules.optional(rules.bus_url)),
+        _means(
+            "URL of the RabbitMQ that controller and agents share: amqps://USER:PASSWORD@HOST:PORT/VHOST."
+            " Empty: none, all runs on this machine. A file with a password must be yours alone (chmod 600)."
+        ),
+    ] = None
+    checkpoints: Annotated[
+        str | None,
+        _by(rules.optional(rules.store)),
+        _means(
+            "Where checkpoints are kept: a folder (relative to this file) or a URL. Empty: below state_dir."
+        ),
+    ] = None
+    project: Annotated[
+        str | None,
+        _by(rules.as_in_a_run("project", rules.text)),
+        _means("Project that runs belong to: a-z, 0-9, '.', '_' and '-'."),
+    ] = None
+    provider: Annotated[
+        str | None, _by(rules.one_of(rules.PROVIDERS, "provider")), _means("Who rents the machines.")
+    ] = None
+    max_restarts: Annotated[
+        int | None,
+        _by(rules.as_in_a_run("max_restarts", rules.whole)),
+        _means("How often a run is restarted after errors of its own (interruptions do not count)."),
+    ] = None
+    max_hours: Annotated[
+        float | None,
+        _by(rules.optional(rules.hours)),
+        _means("Hours that a run may train, over all its attempts. Empty: without a limit."),
+    ] = None
+    grace: Annotated[
+        float | None,
+        _by(rules.as_in_a_run("grace", rules.seconds)),
+        _means("Time that a training gets to save when it is asked to stop, such as 90s or 10m."),
+    ] = None
+    signal: Annotated[
+        str | None,
+        _by(rules.as_in_a_run("signal", rules.text)),
+        _means("Signal that asks the training to save."),
+    ] = None
+    resume_arg: Annotated[
+        str | None,
+        _by(rules.optional(rules.as_in_a_run("resume_arg", rules.text))),
+        _means(
+            "Added to the command when there is something to resume; {path} becomes its path. Empty: nothing."
+        ),
+    ] = None
+    lease: Annotated[
+        Duration | None,
+        _means(
+            "How long a machine lives without a word from its controller or a new checkpoint, such as 15m."
+        ),
+    ] = None
+    heartbeat: Annotated[
+        Duration | None, _means("Time between two signs of life of an agent, such as 5s.")
+    ] = None
+    notice_poll: Annotated[
+        Duration | None, _means("Time between two looks at whether the machine is to be taken, such as 1s.")
+    ] = None
+    idle: Annotated[
+        float | None,
+        _by(rules.seconds),
+        _means("How long the controller that is started on demand stays with nothing to do, such as 60s."),
+    ] = None
+    log_level: Annotated[
+        str | None,
+        _by(rules.one_of(rules.LEVELS, "log level")),
+        _means("What the controller logs: debug, info, warning, error or critical."),
+    ] = None
 
     @classmethod
     def settings_customise_sources(
