@@ -12,7 +12,7 @@ from runctl_controller.core.effects import Launch, Look, Tell
 from runctl_controller.core.model import Interval
 from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState, RunState
 from runctl_controller.store.memory import Disk, MemoryStore
-from runctl_controller.store.port import Beat, DueTimer, Store, Superseded
+from runctl_controller.store.port import Beat, DueTimer, Forgotten, Store, Sums, Superseded
 from runctl_controller.store.sql.store import SqlStore
 from runctl_shared.messages.events import Heartbeat
 from runctl_testing.records import (
@@ -264,6 +264,40 @@ def test_what_happened_is_numbered_over_all_runs(store: Store) -> None:
         assert [(told.run, told.name) for told in tx.told_after(0, 2)] == [("run-a", "digits"), ("run-b", "")]
         assert tx.newest_told() == numbers[-1]
         assert tx.told_after(numbers[-1], 9) == tx.told_before(numbers[0], 9) == []
+
+
+def test_a_removed_run_leaves_nothing_but_what_it_cost(store: Store) -> None:
+    """A row of it that stays, one of a neighbour that goes, a sum that forgets or counts twice."""
+    record = change_machine(RICH, 2, state=MachineState.TERMINATED)
+    other = with_attempt(new_run("run-other"), ("boot", 1.0, 2.0))
+    left = Forgotten(
+        run="run-rich", name="rich", project="p", created_at=5.0, removed_at=9.0, by="user:me",
+        uses={"boot": (1.0, 0.25), "training": (7.5, 0.5)},
+    )  # fmt: skip
+    with store.transaction() as tx:
+        for each in (record, other):
+            tx.save(each)
+            tx.tell(each.run.id, _told("known"))
+            tx.set_timer(each.run.id, "look", 5.0)
+            tx.queue(each.run.id, [Look(machine="m")])
+            tx.save_beats([_beat(f"agent-{each.run.id[4:]}-1", 9.0)])
+        assert tx.sums() == Sums()
+        tx.remove(left)
+        assert tx.load("run-rich") is None
+    with store.transaction() as tx:
+        assert tx.load("run-rich") is None
+        assert tx.run_id("run-rich") is tx.run_of_agent("agent-rich-1") is None
+        assert tx.load("run-other") == other
+        assert [item.run for item in tx.outgoing()] == ["run-other"]
+        assert [timer.run for timer in tx.take_due(9.0)] == ["run-other"]
+        assert [told.run for told in tx.told_after(0, 9)] == ["run-other"]
+        assert [beat.agent for beat in tx.beats(["agent-rich-1", "agent-other-1"])] == ["agent-other-1"]
+        assert tx.sums() == Sums(runs=1, dollars=0.75)
+        tx.save(record)  # it may come back
+    with store.transaction() as tx:
+        assert tx.recall("run-rich") == left
+        assert tx.recall("run-rich") is None
+        assert tx.sums() == Sums()
 
 
 def test_runs_newest_first(store: Store) -> None:

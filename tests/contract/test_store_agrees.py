@@ -17,7 +17,7 @@ from runctl_controller.core.effects import Launch, Look, ReadEnd, SendCommand, T
 from runctl_controller.core.model import Interval, Record
 from runctl_controller.core.tables import AttemptState, MachineState, RunState
 from runctl_controller.store.memory import Disk, MemoryStore
-from runctl_controller.store.port import Beat, Transaction
+from runctl_controller.store.port import Beat, Forgotten, Transaction
 from runctl_controller.store.sql.store import SqlStore
 from runctl_shared.messages.commands import SaveNow, StopTraining
 from runctl_shared.messages.events import Heartbeat
@@ -72,6 +72,26 @@ class Agreement(RuleBasedStateMachine):
         )
         self.runs += 1
         self.both(lambda tx: tx.save(record))
+
+    @rule(run=RUNS, paid=st.integers(0, 4))
+    def remove(self, run: str, paid: int) -> None:
+        left = Forgotten(
+            run=run,
+            name="n",
+            project="p",
+            created_at=1.0,
+            removed_at=2.0,
+            by="me",
+            uses={"boot": (1.0, paid / 4)},
+        )
+        with self.memory.transaction() as tx:
+            if tx.load(run) is None:
+                return
+        self.both(lambda tx: tx.remove(left))
+
+    @rule(run=RUNS)
+    def recall(self, run: str) -> None:
+        self.both(lambda tx: tx.recall(run))
 
     @rule(run=RUNS, state=st.sampled_from(RunState), undo=st.booleans(), why=st.text(max_size=3))
     def change_run(self, run: str, state: RunState, undo: bool, why: str) -> None:
@@ -182,6 +202,7 @@ def _everything(tx: Transaction) -> object:
     return [
         [tx.load(run) for run in runs],
         [tx.run_id(name) for name in ("digits", "run-0", "run-1", "none")],
+        tx.sums(),
         [tx.beginning(start, 2) for start in ("d", "run-", "run-1", "digits", "none")],
         [tx.run_of_agent(f"agent-{number}-1") for number in range(6)],
         [

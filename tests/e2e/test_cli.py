@@ -148,9 +148,41 @@ def test_why_a_run_is_as_it_is(runctl: CommandLine) -> None:
     assert "runctl resume asked" in told
 
 
-@pytest.mark.parametrize(
-    "command", ["show", "explain", "events", "logs", "stop", "resume", "cancel", "interrupt", "checkpoints"]
-)
+def test_runs_are_forgotten(runctl: CommandLine) -> None:
+    """A run that is forgotten while it goes on, or with checkpoints that nobody meant."""
+    for name in ("old-1", "old-2"):
+        assert runctl("run", "--name", name, *runctl.train("--steps", "20")).code == 0
+    words = runctl.train("--steps", "100000", "--step-time", "0.05")
+    assert runctl("run", "--detach", "--name", "going", *words).code == 0
+    ids = {run["name"]: run["run"] for run in runctl.json("ls")["runs"]}
+    eventually(
+        lambda: all(runctl.show(n)["machines"][0]["state"] == "terminated" for n in ("old-1", "old-2")),
+        60,
+        0.2,
+    )
+    said = runctl("rm", "old-1", "going", "nobody")
+    assert (said.code, "2 runs were not forgotten" in said.err) == (4, True)
+    assert "old-1 is forgotten; its checkpoints stay in file://" in said.out
+    for told in ("only a finished run", "There is no run 'nobody'", "runctl cancel going"):
+        assert told in said.err
+    assert runctl("show", "old-1").code == 3
+    assert (runctl.state / "checkpoints" / ids["old-1"] / "run.json").exists()
+    asked = runctl("rm", "--checkpoints", "old-2")
+    assert (asked.code, asked.out) == (4, "")
+    assert "This would delete 2 checkpoints of old-2" in asked.err
+    assert "--yes" in asked.err
+    assert runctl.json("rm", "--checkpoints", "--yes", "old-2")["forgotten"][0]["run"] == ids["old-2"]
+    assert not (runctl.state / "checkpoints" / ids["old-2"]).exists()
+    assert runctl.json("ls")["forgotten"] == 2
+    assert runctl("cancel", "--yes", "going").code == 0
+
+
+_OF_A_RUN = (
+    "show", "explain", "rm", "events", "logs", "stop", "resume", "cancel", "interrupt", "checkpoints",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", _OF_A_RUN)
 @pytest.mark.parametrize("name", ["nobody", "No Such/../Run", "\x1b[31m", "x" * 500])
 def test_an_unknown_run(runctl: CommandLine, command: str, name: str) -> None:
     said = runctl(command, name)

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from runctl_controller.client.events import Events, Troubled
-from runctl_controller.core.effects import Tell
-from runctl_controller.core.tables import MachineState
+from runctl_controller.core.effects import ForgetAgent, Tell
+from runctl_controller.core.model import Interval
+from runctl_controller.core.tables import AttemptState, MachineState, RunState
 from runctl_controller.service import clients as module
 from runctl_shared.bus.port import Address, Stream
 from runctl_shared.checkpoints.directory import DirectoryStore
@@ -42,6 +43,7 @@ from runctl_testing import checkpoints
 from runctl_testing.buses import FEED, PATIENCE, Inbox
 from runctl_testing.eventually import eventually
 from runctl_testing.office import RUN, Office
+from runctl_testing.records import change_attempt, change_machine, change_run
 
 AGENT = "agent-abcd1234-1"
 
@@ -249,6 +251,77 @@ class TestActing:
         with pytest.raises(NotFound, match="'nope'") as caught:
             office.client.ask(body, Done)
         assert caught.value.mend
+
+
+class TestForgetting:
+    @pytest.fixture
+    def over(self, office: Office) -> Office:
+        """A run that has failed, its machine gone, after half an hour at a quarter dollar."""
+        office.submitted()
+        with office.store.transaction() as tx:
+            paid = Interval(machine=AGENT, attempt=1, use="training", start=0.0, end=1800.0, price=0.25)
+            record = msgspec.structs.replace(office.record(), intervals=(paid,))
+            record = change_attempt(record, 1, state=AttemptState.ENDED, reason="user_error")
+            record = change_machine(record, 1, state=MachineState.TERMINATED)
+            tx.save(change_run(record, state=RunState.FAILED))
+            for item in tx.outgoing():
+                tx.done(item.id)
+        return office
+
+    def test_it_is_gone_and_its_costs_are_not(self, over: Office, tmp_path: Path) -> None:
+        """A ledger that forgets money with the run that spent it."""
+        done = over.client.ask(requests.RemoveRun(run="dig"), Done)
+        assert f"digits is forgotten; its checkpoints stay in {over.spec().store}" == done.note
+        listed = over.client.ask(requests.ListRuns(), RunList)
+        assert (listed.runs, listed.forgotten, listed.forgotten_dollars) == ((), 1, 0.125)
+        with pytest.raises(NotFound):
+            over.detail()
+        with pytest.raises(NotFound):
+            over.client.ask(requests.RemoveRun(run=RUN), Done)
+        assert RunRepository(DirectoryStore(tmp_path / "checkpoints"), RUN).read_spec() == over.spec()
+
+    def test_with_its_checkpoints_and_nobody_elses(self, over: Office, tmp_path: Path) -> None:
+        store = DirectoryStore(tmp_path / "checkpoints")
+        neighbour = "run-abcd12345"
+        for run in (RUN, neighbour):
+            repository = RunRepository(store, run)
+            repository.write_spec(over.spec(run=run))
+            repository.claim(1, AGENT, None, 0.0)
+            checkpoints.commit(repository, tmp_path / "train", 1)
+        store.put("mine.txt", b"precious")
+        kept = [info.key for info in store.list(neighbour)]
+        assert len(kept) > 3
+        over.client.ask(requests.RemoveRun(run=RUN, checkpoints=True), Done)
+        assert [info.key for info in store.list("")] == ["mine.txt", *kept]
+
+    def test_checkpoints_that_cannot_be_deleted_keep_the_run_on_record(
+        self, over: Office, tmp_path: Path
+    ) -> None:
+        """A run that is forgotten half-way: nobody would know what is left of it."""
+        (tmp_path / "checkpoints" / RUN / "link").symlink_to(tmp_path)
+        with pytest.raises(ProviderFailed, match="symbolic link"):
+            over.client.ask(requests.RemoveRun(run=RUN, checkpoints=True), Done)
+        assert over.detail().run.state == "failed"
+
+    @pytest.mark.parametrize("state", sorted(set(RunState) - {RunState.SUCCEEDED, RunState.CANCELLED}))
+    def test_what_is_not_finished_is_not_forgotten(
+        self, over: Office, state: RunState, tmp_path: Path
+    ) -> None:
+        with over.store.transaction() as tx:
+            record = change_run(over.record(), state=state)
+            unsure = change_machine(record, 1, state=MachineState.UNCONFIRMED)
+            tx.save(unsure if state is RunState.FAILED else record)
+        for body in (requests.RemoveRun(run=RUN), requests.RemoveRun(run=RUN, checkpoints=True)):
+            with pytest.raises(RefusedByGuard, match="not confirmed gone|only a finished run"):
+                over.client.ask(body, Done)
+        assert RunRepository(DirectoryStore(tmp_path / "checkpoints"), RUN).read_spec() == over.spec()
+
+    def test_what_is_still_to_be_done_for_it_comes_first(self, over: Office) -> None:
+        """A queue at the broker that nobody removes any more."""
+        with over.store.transaction() as tx:
+            tx.queue(RUN, [ForgetAgent(agent=AGENT)])
+        with pytest.raises(RefusedByGuard, match="cleaned up"):
+            over.client.ask(requests.RemoveRun(run=RUN), Done)
 
 
 class TestWhatHappened:

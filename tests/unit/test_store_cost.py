@@ -16,7 +16,7 @@ from sqlalchemy import Connection, event
 from runctl_controller.core.effects import Look, Tell
 from runctl_controller.core.model import Record
 from runctl_controller.core.tables import AttemptState, MachineState
-from runctl_controller.store.port import Beat, Transaction
+from runctl_controller.store.port import Beat, Forgotten, Transaction
 from runctl_controller.store.sql.store import SqlStore
 from runctl_shared.messages.events import Heartbeat
 from runctl_testing.records import change_attempt, change_machine, change_run, finished, new_run, with_attempt
@@ -30,6 +30,9 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 
 def _open(folder: Path) -> SqlStore:
     return SqlStore(f"sqlite:///{folder}/state.db")
+
+
+LEFT = Forgotten(run="run-5", name="n", project="p", created_at=1.0, removed_at=2.0, by="me")
 
 
 class Watched:
@@ -84,6 +87,7 @@ def _reads(tx: Transaction) -> list[Callable[[], object]]:
         lambda: tx.told_before(10**9, 10),
         lambda: tx.told_before(10**9, 10, "run-5"),
         tx.newest_told,
+        tx.sums,
         lambda: tx.beats(["agent-5-1"]),
     ]
 
@@ -119,6 +123,9 @@ def test_nothing_is_found_by_searching_through_a_table(store: SqlStore) -> None:
             tx.save(record)
             tx.set_timer("run-5", "due", 0.5)
             _write(tx, record)
+        with store.transaction() as tx:
+            tx.remove(LEFT)
+            tx.recall("run-5")
         for read in range(len(_reads(tx))):
             with store.transaction() as tx:
                 _reads(tx)[read]()
@@ -135,6 +142,8 @@ def _check_plan(db: Connection, sql: str, parameters: Any) -> None:
         # To go along an index from its end is no search, if it ends soon: at the limit, or as the index holds
         # but the few runs that are not finished.
         along = "USING INDEX runs_by_age" in step and "LIMIT" in sql
+        # That no interval of it is left is looked for at each of them; runs are forgotten seldom.
+        along = along or sql.startswith("DELETE FROM machines")
         few = any(f"INDEX {name}" in step for name in ("runs_open", "runs_busy"))
         assert not step.startswith("SCAN") or along or few, f"{sql}\nsearches: {step}"
 

@@ -63,6 +63,15 @@ def _watch_runs(settings: Settings, body: ListRuns, as_json: bool) -> int:
 
 
 def _print_runs(found: RunList, only_open: bool, now: float) -> None:
+    from runctl_controller.cli.phases import count
+
+    _print_table(found, only_open, now)
+    if found.forgotten_dollars >= 0.005:
+        runs = count(found.forgotten, "forgotten run")
+        click.echo(f"Not listed: {runs}, ${found.forgotten_dollars:.2f}")
+
+
+def _print_table(found: RunList, only_open: bool, now: float) -> None:
     from runctl_controller.cli.output import table
     from runctl_controller.cli.phases import at_risk
     from runctl_shared.units import format_duration

@@ -20,6 +20,7 @@ COMMANDS = {
     "stop": ("act", "Save, then end a run; it can be resumed."),
     "resume": ("act", "Go on with a run from its newest verified checkpoint."),
     "cancel": ("act", "End a run for good; its checkpoints are kept."),
+    "rm": ("rm", "Forget finished runs; what they cost stays in the sums."),
     "interrupt": ("act", "Have the machine of a run taken away, with notice."),
     "init": ("init", "Write a settings file to begin with."),
     "controller": ("controller", "Start, stop or look at the controller."),

@@ -75,6 +75,12 @@ class CancelTimer(Effect, frozen=True, kw_only=True):
     key: str
 
 
+class RemoveRecord(Effect, frozen=True, kw_only=True):
+    """Take the run off the record, in this transaction; its costs stay in the sums."""
+
+    actor: str
+
+
 class Tell(Effect, frozen=True, kw_only=True):
     """For the story and the feed. `actor`: user:NAME, lifecycle, agent or provider."""
 

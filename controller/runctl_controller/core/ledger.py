@@ -77,3 +77,13 @@ def mark_lost(intervals: tuple[Interval, ...], attempt: int, since: float) -> tu
 def dollars(intervals: Iterable[Interval], now: float) -> float:
     """What the intervals cost until `now`."""
     return sum(max(0.0, (now if i.end is None else i.end) - i.start) / 3600.0 * i.price for i in intervals)
+
+
+def by_use(intervals: Iterable[Interval], now: float) -> dict[str, tuple[float, float]]:
+    """Seconds and dollars until `now`, for each use."""
+    sums: dict[str, tuple[float, float]] = {}
+    for interval in intervals:
+        seconds, paid = sums.get(interval.use, (0.0, 0.0))
+        took = max(0.0, (now if interval.end is None else interval.end) - interval.start)
+        sums[interval.use] = (seconds + took, paid + took / 3600.0 * interval.price)
+    return sums

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runctl_controller.core.effects import CancelTimer, Interrupt
+from runctl_controller.core.effects import CancelTimer, Interrupt, RemoveRecord
 from runctl_controller.core.lifecycle import plan_attempt, stop_attempts
 from runctl_controller.core.model import Cause, Record, Run, Wanted
-from runctl_controller.core.tables import OPEN_RUN, AttemptState, RunState
+from runctl_controller.core.tables import OPEN_RUN, RUNS, AttemptState, MachineState, RunState
 from runctl_controller.core.turn import Turn
 from runctl_shared.errors import NotFound, RefusedByGuard
 from runctl_shared.messages.replies import Done
-from runctl_shared.messages.requests import CancelRun, InterruptRun, ResumeRun, StopRun, SubmitRun
+from runctl_shared.messages.requests import (
+    CancelRun,
+    InterruptRun,
+    RemoveRun,
+    ResumeRun,
+    StopRun,
+    SubmitRun,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,12 +120,46 @@ def interrupt(turn: Turn, body: InterruptRun, actor: str) -> Done:
     return Done(run=turn.record.run.id, note=f"the machine of {name} is taken in {body.notice:.0f} s")
 
 
+def check_removable(record: Record) -> None:
+    """Raise RefusedByGuard unless nothing is left to do for the run: nobody watches what is forgotten."""
+    name, state = record.run.spec.name, record.run.state
+    if state in OPEN_RUN or any(a.open for a in record.attempts):
+        raise RefusedByGuard(
+            f"{name} is {state.value}: only a finished run can be forgotten.",
+            f"Wait for its end, or cancel it: runctl cancel {name}.",
+        )
+    if not RUNS.is_final(state) and state is not RunState.FAILED:
+        raise RefusedByGuard(
+            f"{name} is {state.value}, so it could still go on: only a finished run can be forgotten.",
+            f"Cancel it first: runctl cancel {name}.",
+        )
+    left = [m.id for m in record.machines if m.state is not MachineState.TERMINATED]
+    if left:
+        raise RefusedByGuard(
+            f"The machine {left[0]} of {name} is not confirmed gone: it may still cost money.",
+            f"Wait until it is: runctl explain {name}.",
+        )
+
+
+def remove(turn: Turn, body: RemoveRun, actor: str) -> Done:
+    """Forget a finished run; what it cost stays in the sums."""
+    check_removable(turn.record)
+    run = turn.record.run
+    if run.state is RunState.FAILED:
+        turn.run(RunState.CANCELLED)  # for good: its secrets go, too
+    turn.tell("removed", f"{run.spec.name} was forgotten", actor=actor)
+    turn.do(RemoveRecord(actor=actor))
+    kept = "its checkpoints are deleted" if body.checkpoints else f"its checkpoints stay in {run.spec.store}"
+    return Done(run=run.id, note=f"{run.spec.name} is forgotten; {kept}")
+
+
 _ACTS: dict[type[Body], Callable[..., Done]] = {
     SubmitRun: submit,
     StopRun: stop,
     CancelRun: cancel,
     ResumeRun: resume,
     InterruptRun: interrupt,
+    RemoveRun: remove,
 }
 
 

@@ -12,12 +12,13 @@ import msgspec
 
 from runctl_controller.core.inputs import Requested
 from runctl_controller.core.model import Record
+from runctl_controller.core.requests import check_removable
 from runctl_controller.core.tables import OPEN_RUN
 from runctl_controller.service.admission import admit
 from runctl_controller.service.history import list_events
 from runctl_controller.service.loop import Loop
 from runctl_controller.service.naming import named
-from runctl_controller.service.reading import list_checkpoints, read_log
+from runctl_controller.service.reading import list_checkpoints, read_log, remove_checkpoints
 from runctl_controller.service.views import run_detail, run_view
 from runctl_controller.store.port import Beat, Store, Transaction
 from runctl_shared.bus.port import Delivery
@@ -36,6 +37,7 @@ _ACTS = (
     requests.CancelRun,
     requests.ResumeRun,
     requests.InterruptRun,
+    requests.RemoveRun,
 )
 LONGEST_FOLLOW = 300.0
 """Seconds for which one request has a run followed, at the most: who is still there asks again."""
@@ -84,19 +86,33 @@ class Clients:
             self._answer(delivery, replies.Failed(code="usage", what=f"The request is malformed: {error}."))
             return
         if isinstance(message.body, requests.SubmitRun):
-            self._pool.submit(self._admit, delivery, message)
+            self._pool.submit(self._first, self._admit, delivery, message)
+        elif isinstance(message.body, requests.RemoveRun) and message.body.checkpoints:
+            self._pool.submit(self._first, self._empty, delivery, message)
         elif isinstance(message.body, _SLOW):
             self._pool.submit(self._reply, delivery, message)
         else:
             self._reply(delivery, message)
 
-    def _admit(self, delivery: Delivery, message: Message[Any]) -> None:
-        """Looks at the checkpoint store, which may take its time: not on the loop's thread."""
-        failed = _said(message, lambda message: admit(message.body.spec))
+    def _first(
+        self, prepare: Callable[[Message[Any]], Body | None], delivery: Delivery, message: Message[Any]
+    ) -> None:
+        """Look at the checkpoint store, which may take its time: not on the loop's thread. Then act."""
+        failed = _said(message, prepare)
         if failed is None:
             self._loop.put(lambda: self._reply(delivery, message))
         else:
             self._answer(delivery, failed)
+
+    def _admit(self, message: Message[Any]) -> None:
+        admit(message.body.spec)
+
+    def _empty(self, message: Message[Any]) -> None:
+        """Delete what the run keeps in its store, if it may be forgotten at all."""
+        with self._store.transaction() as tx:
+            record = named(tx, message.body.run)
+        check_removable(record)
+        remove_checkpoints(record.run.spec)
 
     def _reply(self, delivery: Delivery, message: Message[Any]) -> None:
         self._answer(delivery, _said(message, self._handle) or replies.Done())
@@ -137,7 +153,12 @@ class Clients:
         with self._store.transaction() as tx:
             runs = tx.runs(limit=min(body.limit, 1000), project=body.project, only_open=not body.all)
             records = [record for run in runs if (record := tx.load(run.id)) is not None]
-            return replies.RunList(runs=tuple(run_view(r, self._beat(tx, r), now) for r in records))
+            sums = tx.sums()
+            return replies.RunList(
+                runs=tuple(run_view(r, self._beat(tx, r), now) for r in records),
+                forgotten=sums.runs,
+                forgotten_dollars=sums.dollars,
+            )
 
     def _show(self, body: requests.ShowRun) -> Body:
         with self._store.transaction() as tx:

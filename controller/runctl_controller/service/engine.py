@@ -12,16 +12,19 @@ from collections.abc import Sequence
 import msgspec
 
 from runctl_controller.core.decide import Decision, decide
-from runctl_controller.core.effects import CALLS, CancelTimer, Effect, SetTimer, Tell
+from runctl_controller.core.effects import CALLS, CancelTimer, Effect, RemoveRecord, SetTimer, Tell
 from runctl_controller.core.inputs import Input, Requested, TimerFired, Woke, World
+from runctl_controller.core.ledger import by_use
 from runctl_controller.core.model import Record, Run
 from runctl_controller.core.requests import new_record
 from runctl_controller.service.naming import named
-from runctl_controller.store.port import DueTimer, Store, Told, Transaction
+from runctl_controller.store.port import DueTimer, Forgotten, Store, Told, Transaction
 from runctl_shared.errors import RefusedByGuard, StoreUnusable
 from runctl_shared.messages.requests import SubmitRun
 
 log = logging.getLogger("runctl.engine")
+MOST_WAITING = 100_000
+"""Outbox entries that are looked through for those of one run."""
 PUT_OFF = 60.0
 """Seconds by which a timer that could not be acted on is put off."""
 
@@ -90,6 +93,9 @@ class Engine:
         if decision.record is not record or tx.load(record.run.id) is None:
             tx.save(decision.record)
         told = _store_effects(tx, record.run, decision.effects)
+        for effect in decision.effects:
+            if isinstance(effect, RemoveRecord):
+                _remove(tx, decision.record, given.at, effect.actor)
         return Outcome(decision, told)
 
     def next_timer(self) -> float | None:
@@ -157,3 +163,21 @@ def _store_effects(tx: Transaction, of: Run, effects: Sequence[Effect]) -> tuple
             told.append(Told(number=tx.tell(run, effect), run=run, name=of.spec.name, item=effect))
     tx.queue(run, [effect for effect in effects if isinstance(effect, CALLS)])
     return tuple(told)
+
+
+def _remove(tx: Transaction, record: Record, at: float, actor: str) -> None:
+    """Off the record, but for what it cost. Raises RefusedByGuard while anything is left to do for it."""
+    run = record.run
+    if any(item.run == run.id for item in tx.outgoing(limit=MOST_WAITING)):
+        raise RefusedByGuard(f"{run.spec.name} is still being cleaned up after.", "Try again in a moment.")
+    tx.remove(
+        Forgotten(
+            run=run.id,
+            name=run.spec.name,
+            project=run.spec.project,
+            created_at=run.created_at,
+            removed_at=at,
+            by=actor,
+            uses=by_use(record.intervals, at),
+        )
+    )

@@ -1,4 +1,4 @@
-"""What lies in a run's checkpoint store, for clients: checkpoints and output."""
+"""What lies in a run's checkpoint store, for clients: checkpoints and output; and the end of it."""
 
 from __future__ import annotations
 
@@ -55,3 +55,8 @@ def read_log(spec: RunSpec, attempt: int, offset: int, limit: int) -> LogPiece:
         size=logs.log_size(attempt) if attempt else 0,
         attempts=tuple(logs.log_attempts()),
     )
+
+
+def remove_checkpoints(spec: RunSpec) -> None:
+    """Delete everything that the run keeps in its store. Raises ObjectStoreError; asking again goes on."""
+    RunRepository(open_store(spec.store, create=False), spec.run).remove()

@@ -12,9 +12,9 @@ from runctl_controller.settings.schema import Said
 
 _WIDTH = 100
 _HEAD = (
-    "Settings of runctl, for this folder and those below it. Every setting is here with its default: take the #"
-    " before one away to change it. A flag of the command line or a RUNCTL_ variable wins over this file, and"
-    " this file over ~/.config/runctl/config.toml. `runctl config show` tells what is in force and why,"
+    "Settings of runctl, for this folder and those below it. Every setting is here with its default: take the"
+    " # before one away to change it. A flag of the command line or a RUNCTL_ variable wins over this file,"
+    " and this file over ~/.config/runctl/config.toml. `runctl config show` tells what is in force and why,"
     " `runctl config validate` whether all of it is right."
 )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from runctl_controller.core.effects import Effect, Tell
 from runctl_controller.core.model import Record, Run
 from runctl_controller.core.tables import OPEN_RUN
-from runctl_controller.store.port import Beat, DueTimer, Outgoing, Superseded, Told
+from runctl_controller.store.port import Beat, DueTimer, Forgotten, Outgoing, Sums, Superseded, Told
 
 
 class _Tables:
@@ -23,6 +23,7 @@ class _Tables:
         self.story: dict[int, tuple[str, Tell]] = {}
         self.last_told = 0
         self.beats: dict[str, Beat] = {}
+        self.forgotten: dict[str, Forgotten] = {}
         self.last_outgoing = 0
 
     def copy(self) -> _Tables:
@@ -45,6 +46,23 @@ class MemoryTransaction:
         self._t.records[record.run.id] = record
         for attempt in record.attempts:
             self._t.agents[attempt.agent] = record.run.id
+
+    def remove(self, left: Forgotten) -> None:
+        run, t = left.run, self._t
+        for attempt in t.records.pop(run).attempts:
+            del t.agents[attempt.agent]
+            t.beats.pop(attempt.agent, None)
+        t.outbox = {number: item for number, item in t.outbox.items() if item.run != run}
+        t.timers = {key: at for key, at in t.timers.items() if key[0] != run}
+        t.story = {number: told for number, told in t.story.items() if told[0] != run}
+        t.forgotten[run] = left
+
+    def recall(self, run: str) -> Forgotten | None:
+        return self._t.forgotten.pop(run, None)
+
+    def sums(self) -> Sums:
+        left = self._t.forgotten.values()
+        return Sums(runs=len(left), dollars=sum(each.dollars for each in left))
 
     def run_id(self, name_or_id: str) -> str | None:
         if name_or_id in self._t.records:

@@ -52,6 +52,30 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     item: Tell
 
 
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """What stays of a run that was removed: `uses` are the seconds and dollars for each use of its machines.
+    Times are UTC seconds; `by` is who removed it."""
+
+    run: str
+    name: str
+    project: str
+    created_at: float
+    removed_at: float
+    by: str
+    uses: dict[str, tuple[float, float]] = {}
+
+    @property
+    def dollars(self) -> float:
+        return sum(paid for _, paid in self.uses.values())
+
+
+class Sums(msgspec.Struct, frozen=True, kw_only=True):
+    """Of all runs that were removed and not brought back."""
+
+    runs: int = 0
+    dollars: float = 0.0
+
+
 class Transaction(Protocol):
     """Everything in it becomes true together, or not at all."""
 
@@ -62,6 +86,16 @@ class Transaction(Protocol):
     def save(self, record: Record) -> None:
         """Store the record: a new run, or what changed of a known one."""
         ...
+
+    def remove(self, left: Forgotten) -> None:
+        """Take the run off the record with all that belongs to it; `left` stays, and counts in `sums`."""
+        ...
+
+    def recall(self, run: str) -> Forgotten | None:
+        """The run comes back: what stayed of it, which counts no more."""
+        ...
+
+    def sums(self) -> Sums: ...
 
     def run_id(self, name_or_id: str) -> str | None:
         """The run of that id, else the newest run of that name."""

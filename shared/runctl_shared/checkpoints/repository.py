@@ -177,6 +177,18 @@ class RunRepository:
             require_run(self._store, self._run)
             return None
 
+    def remove(self) -> int:
+        """Delete everything of the run; how many objects that were. What is left when it fails is what can be
+        deleted again: the run's own description goes last, a checkpoint's files after its manifest."""
+        count = 0
+        for prefix in (MANIFESTS, ""):
+            for info in self._store.list(prefix):
+                if info.key != SPEC:
+                    self._store.delete(info.key)
+                    count += 1
+        self._store.delete(SPEC)
+        return count + 1
+
     def _read_claim(self, attempt: int) -> Claim:
         claim = decode_claim(self._store.get(claim_name(attempt)), attempt)
         if claim.run != self._run:

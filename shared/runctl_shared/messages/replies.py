@@ -55,7 +55,11 @@ class RunView(Body, frozen=True, kw_only=True):
 
 
 class RunList(Body, frozen=True, kw_only=True):
+    """`forgotten`: runs that were removed from the record, `forgotten_dollars`: what they have cost."""
+
     runs: tuple[RunView, ...]
+    forgotten: Count = 0
+    forgotten_dollars: float = 0.0
 
 
 class AttemptView(Body, frozen=True, kw_only=True):

@@ -48,6 +48,15 @@ class ResumeRun(Body, frozen=True, kw_only=True):
     run: Word
 
 
+class RemoveRun(Body, frozen=True, kw_only=True):
+    """Forget a run that has finished: what it cost stays in the sums. Refused while it is not finished or a
+    machine of it is not known to be gone. `checkpoints`: delete, before that, what it keeps in its checkpoint
+    store; else all of that stays, and the run can be imported from there."""
+
+    run: Word
+    checkpoints: bool = False
+
+
 class InterruptRun(Body, frozen=True, kw_only=True):
     """A drill: have the machine taken away after `notice` seconds, with the provider's notice to it."""
 
@@ -103,6 +112,6 @@ class StopController(Body, frozen=True, kw_only=True):
 
 
 REQUESTS: tuple[type[Body], ...] = (
-    SubmitRun, ListRuns, ShowRun, StopRun, CancelRun, ResumeRun, InterruptRun, ListCheckpoints, ReadLog,
-    FollowRun, ListEvents, ControllerStatus, StopController,
+    SubmitRun, ListRuns, ShowRun, StopRun, CancelRun, ResumeRun, RemoveRun, InterruptRun, ListCheckpoints,
+    ReadLog, FollowRun, ListEvents, ControllerStatus, StopController,
 )  # fmt: skip

@@ -22,8 +22,8 @@ from sqlalchemy import (
 
 from runctl_controller.core.effects import Effect, Tell
 from runctl_controller.core.model import Record, Run
-from runctl_controller.store.port import Beat, DueTimer, Outgoing, Told
-from runctl_controller.store.sql import coding, saving
+from runctl_controller.store.port import Beat, DueTimer, Forgotten, Outgoing, Sums, Told
+from runctl_controller.store.sql import coding, forgetting, saving
 from runctl_controller.store.sql.sqlite import upsert
 from runctl_controller.store.sql.tables import (
     attempts,
@@ -113,6 +113,19 @@ class SqlTransaction:
         run = record.run.id
         saving.save(self._db, self.load(run), record)
         self._records[run] = record
+
+    def remove(self, left: Forgotten) -> None:
+        record = self.load(left.run)
+        if record is None:
+            raise LookupError(f"{left.run} is not on record")
+        forgetting.remove(self._db, record, left)
+        self._records[left.run] = None
+
+    def recall(self, run: str) -> Forgotten | None:
+        return forgetting.recall(self._db, run)
+
+    def sums(self) -> Sums:
+        return forgetting.sums(self._db)
 
     def run_id(self, name_or_id: str) -> str | None:
         key = {"name": name_or_id}
