@@ -11,6 +11,7 @@ from pathlib import Path
 from runctl_agent.core import inputs
 from runctl_agent.core.commands import ONCE
 from runctl_agent.core.ending import trigger
+from runctl_agent.edges import losses
 from runctl_agent.edges.attention import Attention
 from runctl_agent.edges.beat import heartbeat
 from runctl_agent.edges.follow import Follower
@@ -68,6 +69,7 @@ class Service:
             watcher.forget,
             self._feed.tracker.step_before,
             lambda written_at: trigger(self._engine.state, written_at),
+            self._feed.losses,
         )
         self._shipper = LogShipper(clock, self._keeper.write_log)
         self._attention = Attention(
@@ -86,7 +88,7 @@ class Service:
             self._outlet,
             self._follower,
         )
-        self._next_beat = 0.0
+        self._next_beat = self._next_losses = 0.0
         self._up = False
         self._failed = False
         self._unacknowledged: list[Delivery] = []
@@ -282,6 +284,9 @@ class Service:
         body = heartbeat(self._engine.state, self._feed, self._metrics, self._training.pid, sequence, now)
         self._publish(Stream.HEARTBEATS, body)
         self._shipper.pause()
+        if now >= self._next_losses and self._feed.losses.news:
+            self._next_losses = now + losses.EVERY
+            self._keeper.write_losses()
 
     def _take_steps(self) -> None:
         """The steps that the output tells of: the first one always before any other, since the resume is

@@ -75,6 +75,9 @@ def test_every_document_is_json(runctl: CommandLine, done: str) -> None:
     assert runctl.json("show", done)["attempts"][0]["reason"] == "succeeded"
     assert [c["step"] for c in runctl.json("checkpoints", done)["checkpoints"]] == [20, 10]
     assert runctl.json("logs", done)["attempts"][0]["output"].endswith(finished(20) + "\n")
+    losses = runctl.json("show", done, "--loss")["points"]
+    assert (losses[0]["step"], losses[0]["loss"]) == (1, 1.0)
+    assert runctl("show", done, "--loss").out.startswith("attempt,step,time,epoch,loss\n1,1,")
     assert runctl.json("controller", "status")["embedded"] is True
     assert set(runctl.json("run", "--detach", "--name", "doc", *runctl.train("--steps", "2"))) == {
         "run", "name", "project", "store"

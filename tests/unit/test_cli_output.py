@@ -215,6 +215,9 @@ def test_the_status_line() -> None:
     assert status_line(view) == (
         "cats · training · attempt 2 · step 5 · loss 0.1235 · saved 4 · at risk 2.0s, 1 step · not heard"
     )
+    fast = _view(phase="training", step=5, total_steps=90, steps_per_second=2.5, eta=34.0)
+    assert status_line(fast) == "cats · training · step 5/90 · 2.5 steps/s · 34s left"
+    assert "4.0s a step" in status_line(_view(phase="training", steps_per_second=0.25))
     assert status_line(_view(state="provisioning", phase="")) == "cats · provisioning"
 
 

@@ -198,7 +198,8 @@ class TestSampler:
     def test_a_hundred_megabytes_at_once_are_passed_over_with_little_work(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A training that prints without end: each line of it that the agent looks at is taken from the training."""
+        """A training that prints without end: each line of it that the agent looks at is taken from the
+        training."""
         parsed: list[int] = []
 
         def counted(line: bytes) -> Progress | None:

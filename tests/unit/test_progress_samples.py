@@ -64,7 +64,8 @@ def test_real_output(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SAID))
 def test_no_step_is_ever_beyond_what_was_done_nor_goes_back(name: str) -> None:
     """A step of another bar (an evaluation, the epochs) that is taken for the training's own."""
-    sampler, tracker, seen = LineSampler(), ProgressTracker(), []
+    sampler, tracker = LineSampler(), ProgressTracker()
+    seen: list[int] = []
     for tick, line in enumerate((SAMPLES / f"{name}.txt").read_bytes().splitlines(keepends=True)):
         for progress in sampler.feed(line, float(tick)):
             kind = tracker.kind

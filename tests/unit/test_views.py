@@ -43,6 +43,18 @@ def test_while_it_trains_the_heartbeat_knows_best() -> None:
     assert view.dollars == pytest.approx(0.25)
 
 
+def test_how_long_it_will_take() -> None:
+    """An ETA of a training that has ended, or out of numbers that make none."""
+    told: dict[str, Any] = {"step": 70, "total_steps": 100, "steps_per_second": 2.0}
+    view = run_view(training(), beat(**told), NOW)
+    assert (view.total_steps, view.steps_per_second, view.eta) == (100, 2.0, 15.0)
+    for name, unknown in (("steps_per_second", 0.0), ("steps_per_second", 1e-300), ("total_steps", None)):
+        assert run_view(training(), beat(**(told | {name: unknown})), NOW).eta is None
+    assert run_view(training(), beat(**(told | {"total_steps": 60})), NOW).eta == 0.0
+    ended = run_view(change_attempt(training(), 1, state=AttemptState.ENDED), beat(**told), NOW)
+    assert (ended.steps_per_second, ended.eta) == (None, None)
+
+
 def test_the_step_never_goes_back_because_a_heartbeat_is_older_than_an_event() -> None:
     assert run_view(training(last_step=90), beat(step=70), NOW).step == 90
 

@@ -15,10 +15,14 @@ def heartbeat(
     """The present state, as the controller and its clients see it. `now`: monotonic seconds."""
     sample = metrics.sample(pid)
     with feed.lock:
-        step, epoch, loss = feed.tracker.step, feed.tracker.epoch, feed.tracker.loss
+        tracker = feed.tracker
+        step, epoch, loss = tracker.step, tracker.epoch, tracker.loss
+        total, rate = tracker.total, tracker.rate(now)
     return Heartbeat(
         phase=state.phase.value,
         step=step,
+        total_steps=total,
+        steps_per_second=rate,
         epoch=epoch,
         loss=loss,
         saved_step=state.saved_step,

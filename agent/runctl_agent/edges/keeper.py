@@ -13,7 +13,9 @@ from pathlib import Path
 from runctl_agent.core import inputs
 from runctl_agent.edges.committer import Committer
 from runctl_agent.edges.logship import StoredOutput
+from runctl_agent.edges.losses import StoredLosses
 from runctl_agent.edges.place import Place
+from runctl_agent.progress.series import LossSeries
 from runctl_agent.watcher.model import Candidate
 from runctl_shared.checkpoints.objects import ObjectStoreError
 from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
@@ -47,11 +49,13 @@ class Keeper:
         discarded: Callable[[str, float], None],
         step_before: Callable[[float], int | None],
         trigger: Callable[[float], str],
+        losses: LossSeries | None = None,
     ) -> None:
         self._repository, self._place, self._boot, self._clock = repository, place, boot, clock
         self._tell = tell
         self._output = StoredOutput(repository.logs, boot.attempt, place.output)
         self._output_size = 0
+        self._losses = StoredLosses(losses or LossSeries(), repository.series, boot.attempt)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._closing = threading.Event()
@@ -108,6 +112,10 @@ class Keeper:
         """Have the first `size` bytes of the output stored."""
         self._output_size = size
         self._jobs.put(self._write_log)
+
+    def write_losses(self) -> None:
+        """Have the losses that were reported stored."""
+        self._jobs.put(self._write_losses)
 
     def close(self, timeout: float) -> None:
         self._over.set()
@@ -221,6 +229,7 @@ class Keeper:
             self._tell(inputs.EndRecorded(at=self._now))
 
         self._write_log()  # what could not be stored before
+        self._write_losses()
         # The controller hears it by the bus as well; only when both fail is it inferred.
         self._patiently(act, lambda why: log.warning("end-record.failed %s", why), self._closing)
 
@@ -229,6 +238,12 @@ class Keeper:
             self._output.bring_up_to(self._output_size)
         except (RunctlError, OSError) as error:
             log.warning("log.failed %s", error)
+
+    def _write_losses(self) -> None:
+        try:
+            self._losses.bring_up()
+        except (RunctlError, OSError) as error:
+            log.warning("losses.failed %s", error)
 
     @property
     def _now(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from runctl_agent.progress.model import Progress
 from runctl_agent.progress.sampler import LineSampler
+from runctl_agent.progress.series import LossSeries
 from runctl_agent.progress.tracker import ProgressTracker
 from runctl_shared.clock import Clock
 
@@ -17,6 +18,7 @@ class ProgressFeed:
 
     def __init__(self, clock: Clock, changed: Callable[[], None] | None = None) -> None:
         self.tracker = ProgressTracker()
+        self.losses = LossSeries()
         self.lock = threading.Lock()
         self._clock = clock
         self._changed = changed
@@ -30,6 +32,7 @@ class ProgressFeed:
 
     def end(self) -> None:
         self._take(self._sampler.end())
+        self.losses.end(self.tracker, self._clock.monotonic())
 
     def _take(self, found: list[Progress]) -> None:
         if not found:
@@ -38,5 +41,6 @@ class ProgressFeed:
         with self.lock:
             for progress in found:
                 self.tracker.observe(progress, wall=wall, tick=tick)
+                self.losses.observe(progress, self.tracker, wall=wall, tick=tick)
         if self._changed is not None:
             self._changed()

@@ -105,9 +105,10 @@ def _print_table(found: RunList, only_open: bool, now: float) -> None:
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--story", default=25, type=click.IntRange(0, 5000), help="How much of its story.  [25]")
+@click.option("--loss", is_flag=True, help="How its loss went, as CSV.")
 @_watch
 @json_option
-def show(run: str, story: int, watch: bool, as_json: bool) -> int:
+def show(run: str, story: int, loss: bool, watch: bool, as_json: bool) -> int:
     """Show a run: attempts, machines, money, story."""
     from runctl_controller.cli.output import emit
     from runctl_controller.client.client import checked_name
@@ -117,6 +118,8 @@ def show(run: str, story: int, watch: bool, as_json: bool) -> int:
     from runctl_shared.messages.replies import RunDetail
     from runctl_shared.messages.requests import ShowRun
 
+    if loss:
+        return _show_losses(run, as_json)
     settings = load()
     body = ShowRun(run=checked_name(run), story=story)
     if watch:
@@ -152,6 +155,29 @@ def _watch_run(settings: Settings, body: ShowRun, as_json: bool) -> int:
             return Picture(partial(print_run, found), [] if found.run.state in FINAL else [run], only=run)
 
         return watch(client, look, partial(is_running, settings))
+
+
+def _show_losses(run: str, as_json: bool) -> int:
+    from runctl_controller.cli.output import emit
+    from runctl_controller.client.client import checked_name
+    from runctl_controller.client.embedded import reach
+    from runctl_controller.settings.load import load
+    from runctl_shared.messages.replies import Series
+    from runctl_shared.messages.requests import ReadSeries
+
+    with reach(load()) as client:
+        found = client.ask(ReadSeries(run=checked_name(run)), Series, 60.0)
+
+    def print_it() -> None:
+        click.echo("attempt,step,time,epoch,loss")
+        for p in found.points:
+            step, epoch = ("" if value is None else value for value in (p.step, p.epoch))
+            click.echo(f"{p.attempt},{step},{p.time:.3f},{epoch},{p.loss}")
+        if found.stored > len(found.points):
+            click.echo(f"runctl: {len(found.points)} of {found.stored}, evenly chosen", err=True)
+
+    emit(found, as_json, print_it)
+    return 0
 
 
 @click.command()

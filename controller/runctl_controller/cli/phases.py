@@ -65,9 +65,10 @@ def status_line(view: RunView, waited: float = 0.0) -> str:
     if view.attempt > 1:
         parts.append(f"attempt {view.attempt}")
     if view.step is not None:
-        parts.append(f"step {view.step}")
+        parts.append(step_of(view))
     if view.loss is not None:
         parts.append(f"loss {view.loss:.4g}")
+    parts += pace(view)
     if view.saved_step is not None:
         parts.append(f"saved {view.saved_step}")
     risk = at_risk(view, waited)
@@ -78,6 +79,21 @@ def status_line(view: RunView, waited: float = 0.0) -> str:
     if view.dollars:
         parts.append(f"${view.dollars:.2f}")
     return " · ".join(parts)
+
+
+def step_of(view: RunView) -> str:
+    """Where it is, and of how many steps, if that is known. `view.step` is not None."""
+    return f"step {view.step}" + ("" if view.total_steps is None else f"/{view.total_steps}")
+
+
+def pace(view: RunView) -> list[str]:
+    """How fast it goes and how long it will take, as far as that is known."""
+    rate, facts = view.steps_per_second, []
+    if rate:
+        facts.append(f"{rate:.3g} steps/s" if rate >= 1 else f"{format_duration(1 / rate)} a step")
+    if view.eta:
+        facts.append(f"{format_duration(view.eta)} left")
+    return facts
 
 
 def at_risk(view: RunView, waited: float = 0.0) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections import defaultdict
 
 from runctl_controller.cli.output import clean, table
-from runctl_controller.cli.phases import at_risk, count, how_to_go_on, resumed_from
+from runctl_controller.cli.phases import at_risk, count, how_to_go_on, pace, resumed_from, step_of
 from runctl_shared.messages.replies import AttemptView, RunDetail
 from runctl_shared.units import format_duration
 
@@ -39,8 +39,9 @@ def _head(detail: RunDetail, now: float) -> None:
     state = run.state + (f": {run.why}" if run.why else "")
     if run.unheard:
         state += " (its agent is not heard; the training may well go on)"
-    facts = [] if run.step is None else [f"step {run.step}"]
+    facts = [] if run.step is None else [step_of(run)]
     facts += [] if run.loss is None else [f"loss {run.loss:.4g}"]
+    facts += pace(run)
     facts += [] if run.saved_step is None else [f"saved step {run.saved_step}"]
     risk = at_risk(run)
     facts += [f"at risk {risk}"] if risk else []

@@ -18,7 +18,7 @@ from runctl_controller.service.admission import admit
 from runctl_controller.service.history import list_events
 from runctl_controller.service.loop import Loop
 from runctl_controller.service.naming import named
-from runctl_controller.service.reading import list_checkpoints, read_log, remove_checkpoints
+from runctl_controller.service.reading import list_checkpoints, read_log, read_series, remove_checkpoints
 from runctl_controller.service.views import run_detail, run_view
 from runctl_controller.store.port import Beat, Store, Transaction
 from runctl_shared.bus.port import Delivery
@@ -176,6 +176,11 @@ class Clients:
             record = named(tx, body.run)
         return read_log(record.run.spec, body.attempt or record.run.newest, body.offset, body.limit)
 
+    def _series(self, body: requests.ReadSeries) -> Body:
+        with self._store.transaction() as tx:
+            spec = named(tx, body.run).run.spec
+        return read_series(spec, body.attempt, body.limit)
+
     def _follow(self, body: requests.FollowRun) -> Body:
         with self._store.transaction() as tx:
             record = named(tx, body.run)
@@ -222,6 +227,7 @@ _LOOKS: dict[type[Body], Callable[[Clients, Any], Body]] = {
     requests.ShowRun: Clients._show,
     requests.ListCheckpoints: Clients._checkpoints,
     requests.ReadLog: Clients._read_log,
+    requests.ReadSeries: Clients._series,
     requests.FollowRun: Clients._follow,
     requests.ListEvents: Clients._events,
     requests.ControllerStatus: Clients._status,

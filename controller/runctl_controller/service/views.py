@@ -17,6 +17,7 @@ from runctl_shared.messages.replies import (
     RunView,
     StoryView,
 )
+from runctl_shared.units import LONGEST
 
 
 def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
@@ -37,6 +38,9 @@ def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
         attempt=attempt.number if attempt else 0,
         phase=live.phase if live is not None and open_ else (attempt.state.value if attempt else ""),
         step=max(steps, default=None),
+        total_steps=live.total_steps if live else None,
+        steps_per_second=live.steps_per_second if live and open_ else None,
+        eta=eta(live) if open_ else None,
         epoch=live.epoch if live else None,
         loss=live.loss if live else None,
         saved_step=_saved_step(record),
@@ -52,6 +56,15 @@ def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
         fruitless=run.fruitless,
         retry_at=run.retry_at,
     )
+
+
+def eta(live: Heartbeat | None) -> float | None:
+    """Seconds that the rest of the training takes at its present rate, as its last heartbeat told; None
+    when that is not known, or when nothing goes on."""
+    if live is None or live.step is None or live.total_steps is None or not live.steps_per_second:
+        return None
+    left = max(0, live.total_steps - live.step) / live.steps_per_second
+    return left if 0 <= left <= LONGEST else None
 
 
 def at_risk(attempt: Attempt | None, live: Heartbeat | None, beat: Beat | None, now: float) -> float:

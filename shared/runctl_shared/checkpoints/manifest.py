@@ -8,6 +8,7 @@
     manifests/00002-000007-000000004100-<id>.json    attempt, sequence, step, id: one listing orders them
     data/<id>/<files as they were>
     logs/00002/000000.log                        the training's output, in segments
+    series/00002/000000.csv                      the losses that it reported, in segments
 """
 
 from __future__ import annotations

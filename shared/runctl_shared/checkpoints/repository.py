@@ -33,6 +33,7 @@ from runctl_shared.checkpoints.manifest import (
 from runctl_shared.checkpoints.objects import AlreadyExists, ObjectMissing, ObjectStore
 from runctl_shared.checkpoints.prefixed import PrefixedStore
 from runctl_shared.checkpoints.restore import Restore, Restored, content_problem
+from runctl_shared.checkpoints.series import RunSeries
 from runctl_shared.checkpoints.upload import Draft, ShouldStop, Stamp, Upload, check_draft, never
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.errors import RunctlError
@@ -55,7 +56,7 @@ class RunRepository:
     would come of a store in which nothing of the run is (see `require_run`) is StoreRefused: neither is its
     emptiness an answer, nor is anything put there.
 
-    `logs` is the run's output.
+    `logs` is the run's output, `series` its losses.
     """
 
     def __init__(self, store: ObjectStore, run: str, *, clock: Clock | None = None) -> None:
@@ -63,6 +64,7 @@ class RunRepository:
         self._run = run
         self._clock = clock or SystemClock()
         self.logs = RunLogs(self._store, run)
+        self.series = RunSeries(self._store, run)
 
     def write_spec(self, spec: RunSpec) -> None:
         """Store what was asked for. Raises AlreadyExists when it is there and different."""

@@ -153,10 +153,14 @@ class Heartbeat(Body, frozen=True, kw_only=True):
 
     `at_risk_seconds`: training done since the newest verified checkpoint. `last_sequence`: the newest event
     on record here, so that a gap is noticed. `lease_left`: seconds until the machine ends itself.
+    `total_steps`: of the whole training, where its output tells. `steps_per_second`: over about the last
+    minute.
     """
 
     phase: Word
     step: Step | None = None
+    total_steps: Step | None = None
+    steps_per_second: float | None = None
     epoch: float | None = None
     loss: float | None = None
     saved_step: Step | None = None

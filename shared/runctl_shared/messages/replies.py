@@ -28,7 +28,8 @@ class Done(Body, frozen=True, kw_only=True):
 class RunView(Body, frozen=True, kw_only=True):
     """A run in one line. `at_risk_seconds`, `step`, `loss`: from the newest heartbeat. `dollars`: so far.
     `since`: when it came into its state. `wanted`: train, pause or cancel. `restarts`: after the training's
-    own errors so far; `fruitless`: attempts in a row without progress; `retry_at`: when the next is due."""
+    own errors so far; `fruitless`: attempts in a row without progress; `retry_at`: when the next is due.
+    `eta`: how long the steps that are left will take at the rate of about the last minute."""
 
     run: Word
     name: Word
@@ -38,6 +39,9 @@ class RunView(Body, frozen=True, kw_only=True):
     attempt: Attempt = 0
     phase: Word = ""
     step: Step | None = None
+    total_steps: Step | None = None
+    steps_per_second: float | None = None
+    eta: Seconds | None = None
     epoch: float | None = None
     loss: float | None = None
     saved_step: Step | None = None
@@ -201,6 +205,23 @@ class LogPiece(Body, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
 
 
+class LossPoint(Body, frozen=True, kw_only=True):
+    """A loss that the training reported. It may be NaN or infinite."""
+
+    attempt: Attempt
+    step: Step | None
+    time: Moment
+    epoch: float | None = None
+    loss: float
+
+
+class Series(Body, frozen=True, kw_only=True):
+    """How the loss went, oldest first. `stored`: how many points there are of those asked for."""
+
+    points: tuple[LossPoint, ...]
+    stored: Count
+
+
 class Status(Body, frozen=True, kw_only=True):
     """The controller: its process, its store and bus, and whether anything is left to do."""
 
@@ -237,6 +258,6 @@ class ProgressSeen(Body, frozen=True, kw_only=True):
 
 
 REPLIES: tuple[type[Body], ...] = (
-    Failed, Done, RunList, RunDetail, EventList, CheckpointList, LogPiece, Status,
+    Failed, Done, RunList, RunDetail, EventList, CheckpointList, LogPiece, Series, Status,
 )  # fmt: skip
 FEED: tuple[type[Body], ...] = (RunChanged, OutputRelayed, ProgressSeen)

@@ -79,6 +79,15 @@ class ReadLog(Body, frozen=True, kw_only=True):
     limit: Count = 262_144
 
 
+class ReadSeries(Body, frozen=True, kw_only=True):
+    """The losses that a run has reported, as they lie in the checkpoint store. `attempt` 0: of all. Of more
+    than `limit` points, so many are chosen evenly."""
+
+    run: Word
+    attempt: Attempt = 0
+    limit: Count = 1000
+
+
 class FollowRun(Body, frozen=True, kw_only=True):
     """Have a run's output and progress on the feed for `seconds` from now; repeat to go on. `offset`: from
     that byte of the present attempt's output on; None: from where it is. Without `output`: progress alone."""
@@ -113,5 +122,5 @@ class StopController(Body, frozen=True, kw_only=True):
 
 REQUESTS: tuple[type[Body], ...] = (
     SubmitRun, ListRuns, ShowRun, StopRun, CancelRun, ResumeRun, RemoveRun, InterruptRun, ListCheckpoints,
-    ReadLog, FollowRun, ListEvents, ControllerStatus, StopController,
+    ReadLog, ReadSeries, FollowRun, ListEvents, ControllerStatus, StopController,
 )  # fmt: skip
