@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from runctl_testing.leftovers import end_marked
+from runctl_testing.netns import remove_leftovers
 
 
 class Guard:
@@ -40,6 +41,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     _wait_for_the_end_of(parent)
     end_marked(name, value)
+    remove_leftovers(of=parent)
     shutil.rmtree(folder, ignore_errors=True)
 
 
