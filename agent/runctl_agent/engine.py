@@ -28,6 +28,8 @@ def first_state(boot: Boot, at: float) -> State:
         grace=boot.spec.grace,
         lease=boot.timing.lease,
         kill_margin=boot.timing.kill_margin,
+        stall_after=boot.spec.stall_after,
+        stall_notice=boot.timing.stall_notice,
     )
     return State(rules=rules, lease_until=at + boot.timing.lease, hard_end_at=at + boot.hard_end)
 

@@ -14,6 +14,7 @@ from runctl_agent.edges.follow import Follower
 from runctl_agent.edges.keeper import Keeper
 from runctl_agent.edges.outlet import Outlet
 from runctl_agent.edges.training import Training
+from runctl_agent.hardware.sentinel import Sentinel
 from runctl_agent.trainer.start import TrainerCannotStart
 from runctl_agent.watcher.model import Candidate
 from runctl_agent.watcher.watcher import Watcher
@@ -38,10 +39,12 @@ class Hands:
         keeper: Keeper,
         outlet: Outlet,
         follower: Follower,
+        sentinel: Sentinel,
     ) -> None:
         self._workdir, self._clock, self._tell, self._state = workdir, clock, tell, state
         self._training, self._attention, self._watcher = training, attention, watcher
         self._keeper, self._outlet, self._follower = keeper, outlet, follower
+        self._sentinel = sentinel
         self.draining = False
         """Whether the core waits for Drained."""
         self.stopped = False
@@ -68,6 +71,7 @@ class Hands:
         try:
             self._attention.begin()
             pid = self._training.start(effect.resume_path)
+            self._sentinel.begin(pid)
         except Exception as error:
             if not isinstance(error, TrainerCannotStart):
                 log.exception("training.cannot_start")
@@ -82,6 +86,9 @@ class Hands:
 
     def _kill(self, effect: effects.Kill) -> None:
         self._training.kill()
+
+    def _look_around(self, effect: effects.LookAround) -> None:
+        self._tell(self._sentinel.look(self._state(), self._training.pid))
 
     def _flush(self, effect: effects.Flush) -> None:
         state = self._state()
@@ -124,6 +131,7 @@ _METHODS: dict[type[effects.Effect], Callable[[Hands, Any], None]] = {
     effects.Train: Hands._train,
     effects.AskToSave: Hands._ask_to_save,
     effects.Kill: Hands._kill,
+    effects.LookAround: Hands._look_around,
     effects.Flush: Hands._flush,
     effects.WriteEnd: Hands._write_end,
     effects.Forget: Hands._forget,

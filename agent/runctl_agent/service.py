@@ -22,6 +22,8 @@ from runctl_agent.edges.place import Place
 from runctl_agent.edges.training import Training
 from runctl_agent.engine import Engine
 from runctl_agent.hands import Hands
+from runctl_agent.hardware.pulse import Pulse
+from runctl_agent.hardware.sentinel import Sentinel
 from runctl_agent.host_metrics import HostMetrics
 from runctl_agent.notices.model import Notice
 from runctl_agent.progress.feed import ProgressFeed
@@ -56,6 +58,9 @@ class Service:
         self._outlet = Outlet(bus, spool, boot.agent, self._unconfirmed)
         self._feed = ProgressFeed(clock, self._progressed)
         self._metrics = HostMetrics(place.checkpoints)
+        self._sentinel = Sentinel(
+            clock, self._metrics, Pulse(clock, place.checkpoints), self.tell, boot.timing.heartbeat
+        )
         self._follower = Follower(place.output, self._send_output)
         self._training = Training(place, boot, clock, self._exited)
         watcher = Watcher(place.checkpoints, lambda found: self._keeper.add(found), clock, memory=place.taken)
@@ -73,7 +78,7 @@ class Service:
         )
         self._shipper = LogShipper(clock, self._keeper.write_log)
         self._attention = Attention(
-            OutputTail(place.output, [self._shipper, self._feed, self]),
+            OutputTail(place.output, [self._shipper, self._feed, self._sentinel, self]),
             watcher,
         )
         self._hands = Hands(
@@ -87,6 +92,7 @@ class Service:
             self._keeper,
             self._outlet,
             self._follower,
+            self._sentinel,
         )
         self._next_beat = self._next_losses = 0.0
         self._up = False
@@ -160,10 +166,13 @@ class Service:
         self._take(booted)
         if ever_trained:
             self._attention.begin()
+            if self._training.pid is not None:
+                self._sentinel.begin(self._training.pid, self._engine.state.started_at)
         while not self._hands.stopped:
             self._turn()
         subscription.close()
         self._attention.stop()
+        self._sentinel.stop()
         self._keeper.close(5.0)
 
     def _find(self, hello: Body) -> inputs.Booted:
@@ -281,7 +290,12 @@ class Service:
     def _beat(self, now: float) -> None:
         self._take_steps()
         sequence = self._spool.last_sequence
-        body = heartbeat(self._engine.state, self._feed, self._metrics, self._training.pid, sequence, now)
+        state, pid, gpus = self._engine.state, self._training.pid, self._sentinel.gpus()
+        if state.stalled_at is not None and self._sentinel.moved_since(state.stalled_at):
+            self._take(inputs.Moved(at=now))
+            state = self._engine.state
+        body = heartbeat(state, self._feed, self._metrics, pid, sequence, now, gpus)
+        self._sentinel.beat()
         self._publish(Stream.HEARTBEATS, body)
         self._shipper.pause()
         if now >= self._next_losses and self._feed.losses.news:
@@ -322,12 +336,13 @@ class Service:
 
     def _training_over(self, code: int | None, signal: str | None) -> None:
         self._take_steps()
-        detail = ""
+        detail, lines = "", self._training.last_lines()
         if signal is not None or code:
             how = f"signal {signal}" if signal is not None else f"exit code {code}"
-            detail = ": ".join(part for part in (how, self._training.last_words()) if part)
+            detail = ": ".join(part for part in (how, "".join(lines[-1:])[:300]) if part)
+        traces = self._sentinel.traces(lines)
         now = self._clock.monotonic()
-        self._take(inputs.TrainingExited(at=now, exit_code=code, signal=signal, detail=detail))
+        self._take(inputs.TrainingExited(at=now, exit_code=code, signal=signal, detail=detail, traces=traces))
 
 
 def _log(error: Exception) -> None:

@@ -43,7 +43,7 @@ def messages() -> str:
     parts.append(_section("Requests: what clients ask", REQUESTS))
     parts.append(_section("Replies", REPLIES))
     parts.append(_section("The feed: what the controller tells whoever listens", FEED))
-    parts.append(_section("Values in messages", _nested([*REPLIES, *FEED, *REQUESTS])))
+    parts.append(_section("Values in messages", _nested([*REPLIES, *FEED, *REQUESTS, *UNNUMBERED])))
     return "\n".join(parts)
 
 

@@ -23,7 +23,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     `command` is run in `workdir`, without a shell. `store` is the URL under which the run's checkpoints are
     kept. `resume_arg` is added to the command when there is something to resume ({path} is replaced).
     `signal` asks the training to save; `grace` is how many seconds it has to do so when there is no notice.
-    `max_restarts` counts restarts after the training's own errors only. Durations are seconds.
+    `max_restarts` counts restarts after the training's own errors only. `stall_after`: end the attempt when
+    the training has shown nothing for so long (None: only tell). Durations are seconds.
     """
 
     version: int = 1
@@ -42,6 +43,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     grace: float = 90.0
     max_restarts: int = 0
     max_seconds: float | None = None
+    stall_after: float | None = None
     provider: str = "local"
     created_at: float = 0.0
 
@@ -51,13 +53,14 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     `lease`: how long it may live without hearing from its controller or committing a checkpoint.
     `kill_margin`: how long before a named deadline it stops the training itself, so that two machines never
-    train at once.
+    train at once. `stall_notice`: how long a training may show nothing before that is told.
     """
 
     heartbeat: float = 10.0
     lease: float = 900.0
     notice_poll: float = 1.0
     kill_margin: float = 3.0
+    stall_notice: float = 1800.0
 
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +116,11 @@ def check_spec(spec: RunSpec) -> list[UsageError]:
         spec.max_seconds is None or spec.max_seconds > 0,
         "The time limit is not positive.",
         "Give hours, e.g. 12.",
+    )
+    need(
+        spec.stall_after is None or 1.0 <= spec.stall_after <= LONGEST,
+        "--stall-after is less than a second, or without end.",
+        "Give a duration such as 30m; leave it out to be told only.",
     )
     for key in spec.env:
         good = bool(key) and "=" not in key and "\0" not in key + spec.env[key]

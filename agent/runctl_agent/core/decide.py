@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from runctl_agent.core import commands, ending, inputs, timers
+from runctl_agent.core import commands, ending, faults, inputs, movement, stall, timers
 from runctl_agent.core.effects import Claim, Drain, Effect, Flush, Kill, Restore, Stage, Train, WriteEnd
 from runctl_agent.core.model import State
 from runctl_agent.core.phases import ALIVE, RUNNING, Phase
@@ -56,6 +56,8 @@ def _booted(turn: Turn, given: inputs.Booted) -> None:
 def _adopt(turn: Turn, given: inputs.Booted) -> None:
     state = turn.state
     if given.trainer == "alive":
+        if state.moved_at is not None:
+            turn.change(moved_at=given.at, busy=False)  # nobody looked while no agent was there
         if state.phase is Phase.STARTING:
             _training_up(turn, inputs.TrainingUp(at=given.at, pid=given.pid or 0))
         if state.killed:
@@ -148,7 +150,7 @@ def _cannot_start(turn: Turn, given: inputs.TrainingCannotStart) -> None:
 def _exited(turn: Turn, given: inputs.TrainingExited) -> None:
     if turn.state.phase is Phase.STARTING:
         _training_up(turn, inputs.TrainingUp(at=given.at, pid=0))
-    ending.exited(turn, given.exit_code, given.signal, given.detail)
+    ending.exited(turn, given.exit_code, given.signal, given.detail, given.traces)
 
 
 def _step(turn: Turn, given: inputs.StepSeen) -> None:
@@ -161,7 +163,9 @@ def _step(turn: Turn, given: inputs.StepSeen) -> None:
                 step=given.step, restored_step=state.restored_step, seconds=max(0.0, given.at - began)
             )
         )
-    turn.change(last_step=given.step)
+    if given.step != state.last_step or state.first_step is None:
+        turn.change(last_step=given.step, stepped_at=given.at)
+        movement.moved(turn, given.at)
     if state.cause is None and given.step != state.last_step and state.phase in ALIVE:
         ending.goes_on(turn)
 
@@ -189,6 +193,7 @@ def _stored(turn: Turn, given: inputs.Stored) -> None:
         saved_manifest=given.manifest,
         lease_until=max(state.lease_until, given.at + turn.rules.lease),
     )
+    movement.moved(turn, min(given.written_at, given.at))
     turn.report(
         events.CheckpointCommitted(
             manifest=given.manifest,
@@ -260,6 +265,10 @@ def _notice_gone(turn: Turn, given: inputs.NoticeGone) -> None:
         ending.notice_gone(turn)
 
 
+def _moved(turn: Turn, given: inputs.Moved) -> None:
+    movement.moved(turn, given.at)
+
+
 def _recorded(turn: Turn, given: inputs.EndRecorded) -> None:
     turn.change(recorded=True)
     ending.maybe_shut_down(turn)
@@ -283,6 +292,7 @@ def _tick(turn: Turn, given: inputs.Tick) -> None:
         ending.begin_end(turn, "time_limit", max(given.at, state.hard_end_at - margin))
     elif state.cause is None and given.at >= state.lease_until:
         ending.begin_end(turn, "lease", given.at + turn.rules.grace)
+    movement.look(turn)
     if turn.state.kill_at is not None and given.at >= turn.state.kill_at:
         ending.kill(turn)
 
@@ -306,6 +316,9 @@ _HANDLERS: dict[type[inputs.Input], Callable[[Turn, Any], None]] = {
     inputs.Flushed: _flushed,
     inputs.NoticeSeen: _notice,
     inputs.NoticeGone: _notice_gone,
+    inputs.HardwareFaultSeen: faults.seen,
+    inputs.LookedAround: stall.looked,
+    inputs.Moved: _moved,
     inputs.EndRecorded: _recorded,
     inputs.Drained: _drained,
     inputs.Tick: _tick,

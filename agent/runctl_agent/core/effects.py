@@ -58,6 +58,10 @@ class Kill(Effect, frozen=True, kw_only=True):
     """SIGKILL the whole of the training; TrainingExited follows."""
 
 
+class LookAround(Effect, frozen=True, kw_only=True):
+    """Look whether the training shows any sign of life, then say LookedAround."""
+
+
 class Flush(Effect, frozen=True, kw_only=True):
     """The writer is gone: look once more, store what is complete, then say Flushed."""
 

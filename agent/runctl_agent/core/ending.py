@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from runctl_agent.core import faults, memory
 from runctl_agent.core.effects import AskToSave, Drain, Flush, Kill, ShutDown, WriteEnd
-from runctl_agent.core.model import State
+from runctl_agent.core.model import MemoryTrace, State
 from runctl_agent.core.phases import ALIVE, RUNNING, Phase
 from runctl_agent.core.timers import shut_down_at
 from runctl_agent.core.turn import Turn
@@ -14,12 +15,16 @@ _REASON_OF: dict[str, EndReason] = {
     "stop": "stopped",
     "time_limit": "time_limit",
     "lease": "lost",
+    "stalled": "stalled",
+    "hardware": "hardware_fault",
 }
 _DETAIL_OF = {
     "notice": "the provider takes the machine",
     "stop": "stopped on request",
     "time_limit": "the time limit is reached",
     "lease": "nothing was heard from the controller, and no checkpoint was stored, for a whole lease",
+    "stalled": "the training showed no step, output or checkpoint for longer than --stall-after allows",
+    "hardware": "a GPU of the machine was lost, and the training did not go on without it",
 }
 
 
@@ -117,7 +122,9 @@ def kill(turn: Turn) -> None:
         turn.do(Kill())
 
 
-def exited(turn: Turn, code: int | None, signal: str | None, detail: str) -> None:
+def exited(
+    turn: Turn, code: int | None, signal: str | None, detail: str, traces: tuple[MemoryTrace, ...] = ()
+) -> None:
     """The training is gone: store what is complete."""
     if turn.state.phase not in RUNNING:
         return
@@ -127,6 +134,7 @@ def exited(turn: Turn, code: int | None, signal: str | None, detail: str) -> Non
         exit_code=code,
         exit_signal=signal,
         exit_detail=detail,
+        traces=traces,
         ended_at=turn.at,
         flush_until=turn.at + turn.rules.flush,
     )
@@ -149,19 +157,38 @@ def flushed(turn: Turn) -> None:
 
 def _verdict(turn: Turn) -> tuple[EndReason, str]:
     """Why it ended. An exit code 0 after our own signal is no success: nobody knows that it had finished.
-    Nor is any other exit then the training's own fault."""
+    Nor is any other exit then the training's own fault. What the machine did to it comes before what it did
+    itself."""
     state = turn.state
     ours = state.signalled_at is not None or state.killed
     if state.cause is not None and ours:
-        return _REASON_OF[state.cause], _DETAIL_OF[state.cause]
+        return _REASON_OF[state.cause], _because(state)
+    if state.exit_code == 0:
+        if ours:
+            return "interrupted", "the training ended when it was asked to save"
+        return "succeeded", "the training finished"
+    if (fault := faults.blamed(state)) is not None:
+        return "hardware_fault", _with_exit(faults.words(fault), state)
+    if (want := memory.ran_out(state)) is not None:
+        return "out_of_memory", want
     if ours:
         return "interrupted", "the training ended when it was asked to save"
-    if state.exit_code == 0:
-        return "succeeded", "the training finished"
     if state.exit_code is None and state.exit_signal is None:
         return "agent_failed", state.exit_detail or "nobody knows how the training ended"
     how = f"signal {state.exit_signal}" if state.exit_signal else f"exit code {state.exit_code}"
     return "user_error", state.exit_detail or f"the training ended with {how}"
+
+
+def _because(state: State) -> str:
+    """Why an attempt ended that was to end."""
+    gone = [fault for fault in state.faults if fault.gone]
+    if state.cause == "hardware" and gone:
+        return f"{_DETAIL_OF['hardware']} ({faults.words(gone[0])})"
+    return _DETAIL_OF[state.cause or "stop"]
+
+
+def _with_exit(text: str, state: State) -> str:
+    return f"{text} ({state.exit_detail})" if state.exit_detail else text
 
 
 def finish(turn: Turn, reason: EndReason, detail: str) -> None:

@@ -6,7 +6,9 @@ from typing import Literal
 
 import msgspec
 
+from runctl_agent.core.model import MemoryTrace
 from runctl_shared.messages.base import Body
+from runctl_shared.messages.events import Blame
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +83,43 @@ class TrainingCannotStart(Input, frozen=True, kw_only=True):
 
 
 class TrainingExited(Input, frozen=True, kw_only=True):
-    """The main process is gone and so is everything it left. Both None: nobody knows how."""
+    """The main process is gone and so is everything it left. Both None: nobody knows how. `traces`: of memory
+    that ran out."""
 
     exit_code: int | None
     signal: str | None
     detail: str = ""
+    traces: tuple[MemoryTrace, ...] = ()
+
+
+class HardwareFaultSeen(Input, frozen=True, kw_only=True):
+    """The driver reported an error of a GPU. `device`: its PCI address, or its index; `code`: the Xid, if it
+    is one; `gone`: nothing runs on that GPU any more."""
+
+    device: str
+    code: int | None
+    blame: Blame
+    meaning: str
+    gone: bool = False
+
+
+class LookedAround(Input, frozen=True, kw_only=True):
+    """The answer to LookAround. None: unknown.
+
+    `moved_at`: when the training last printed or wrote anything, as far as that was seen; `longest_silence`:
+    between two things that it printed. `cpu`: cores that its processes have used on average since;
+    `gpu_percent`: of the busiest GPU now. `processes`: how they are, in words.
+    """
+
+    moved_at: float | None
+    longest_silence: float = 0.0
+    cpu: float | None
+    gpu_percent: float | None = None
+    processes: str = ""
+
+
+class Moved(Input, frozen=True, kw_only=True):
+    """The training printed or wrote something. Told while it is said to have stalled."""
 
 
 class StepSeen(Input, frozen=True, kw_only=True):

@@ -5,10 +5,12 @@ Times (`…_at`, `…_until`) are seconds of the machine's monotonic clock, whic
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from runctl_agent.core.phases import Phase
-from runctl_shared.messages.events import AttemptEnded
+from runctl_shared.messages.events import AttemptEnded, Blame
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,16 +24,46 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     drain: float = 60.0
     flush: float = 600.0
     overdue: float = 180.0
+    stall_after: float | None = None
+    stall_notice: float = 1800.0
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """An error of a GPU, seen at `at`. See inputs.HardwareFaultSeen."""
+
+    at: float
+    device: str
+    code: int | None
+    blame: Blame
+    meaning: str
+    gone: bool
+
+
+class MemoryTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """A trace of memory that ran out, found at `at`; `text` says in words what was found.
+
+    `memory`: of a control group whose limit was reached; of the whole machine; of one or the other, the
+    kernel having killed a process of which it is not known whose it was (weak); of a GPU; what a process may
+    have; what processes share. The first three by the word of the kernel, the others by the training's own.
+    """
+
+    memory: Literal["limit", "machine", "somewhere", "gpu", "process", "shared"]
+    text: str
+    at: float
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """`cause`: why the attempt is to end (notice, stop, time_limit, lease), since `cause_at`; `deadline_at`:
-    when the provider takes the machine, by the notice `interruption`. `asked_at`: when the training was last
-    asked to save; `signalled_at`: the same, as long as it may be ending because of that; `kill_at`: when it
-    is killed. `own_cause`, `own_kill_at`: what `cause` and `kill_at` would be without the notice, which may
-    be withdrawn. `done`: ids of commands that were carried out. `saved_at`: when the newest verified
-    checkpoint was written, `saved_manifest` its name if this attempt stored it; `report`: the last word, once
-    it is said."""
+    """`cause`: why the attempt is to end (an item of SaveCause), since `cause_at`;
+    `deadline_at`: when the provider takes the machine, by the notice `interruption`. `asked_at`: when the
+    training was last asked to save; `signalled_at`: the same, as long as it may be ending because of that;
+    `kill_at`: when it is killed. `own_cause`, `own_kill_at`: what `cause` and `kill_at` would be without the
+    notice, which may be withdrawn. `done`: ids of commands that were carried out. `saved_at`: when the newest
+    verified checkpoint was written, `saved_manifest` its name if this attempt stored it; `report`: the last
+    word, once it is said.
+
+    `moved_at`: when the training last showed anything (None: nothing yet), `stepped_at`: when a new step was
+    last seen, `longest_silence`: the longest that it came out of. `looked_at`: when the edges were last asked
+    for signs of life, `busy`: whether it worked then, `stalled_at`: since when it is told to have stalled."""
 
     rules: Rules
     phase: Phase = Phase.STAGING
@@ -73,3 +105,11 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     over_at: float | None = None
     shut_down: bool = False
     done: tuple[str, ...] = ()
+    moved_at: float | None = None
+    stepped_at: float | None = None
+    longest_silence: float = 0.0
+    looked_at: float | None = None
+    busy: bool = False
+    stalled_at: float | None = None
+    faults: tuple[Fault, ...] = ()
+    traces: tuple[MemoryTrace, ...] = ()

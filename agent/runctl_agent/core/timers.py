@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runctl_agent.core import movement
 from runctl_agent.core.model import State
 from runctl_agent.core.phases import ALIVE, Phase
 
@@ -35,6 +36,8 @@ def due(state: State) -> float | None:
     times = []
     if state.cause is None:
         times += [state.lease_until, hard_end_notice(state)]
+        look = movement.look_at(state)
+        times += [] if look is None else [look]
     if state.kill_at is not None and not state.killed and state.phase in ALIVE:
         times.append(state.kill_at)
     return min(times, default=None)

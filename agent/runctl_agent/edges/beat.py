@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from runctl_agent.core.model import State
+from runctl_agent.core.movement import since
 from runctl_agent.core.phases import ALIVE
 from runctl_agent.host_metrics import HostMetrics
 from runctl_agent.progress.feed import ProgressFeed
-from runctl_shared.messages.events import Heartbeat
+from runctl_shared.messages.events import Gpu, Heartbeat
 
 
 def heartbeat(
-    state: State, feed: ProgressFeed, metrics: HostMetrics, pid: int | None, last_sequence: int, now: float
+    state: State,
+    feed: ProgressFeed,
+    metrics: HostMetrics,
+    pid: int | None,
+    last_sequence: int,
+    now: float,
+    gpus: tuple[Gpu, ...] = (),
 ) -> Heartbeat:
     """The present state, as the controller and its clients see it. `now`: monotonic seconds."""
     sample = metrics.sample(pid)
@@ -33,7 +40,15 @@ def heartbeat(
         training_rss=sample.trainer_rss,
         lease_left=max(0.0, state.lease_until - now),
         last_sequence=last_sequence,
+        gpus=gpus,
+        stalled_seconds=_stalled(state, now),
     )
+
+
+def _stalled(state: State, now: float) -> float:
+    """Seconds without a sign of life, once it is told that the training has stalled."""
+    began = since(state)
+    return 0.0 if state.stalled_at is None or began is None else max(0.0, now - began)
 
 
 def at_risk(state: State, now: float) -> float:

@@ -27,6 +27,9 @@ _INHERITED = re.compile(
 """Variables that the training has from the agent. Of the rest, which may hold keys of whoever started the
 machine, it gets nothing: what it needs is in the run's own environment and secrets."""
 
+_LAST = 64 * 1024
+"""Bytes of output that are looked at for why the training ended."""
+
 
 class Training:
     """At most one training. `exited(code, signal name)` is called from another thread, once."""
@@ -105,16 +108,15 @@ class Training:
     def _on_exit(self, code: int | None, number: int | None) -> None:
         self._exited(code, None if number is None else _signal_name(number))
 
-    def last_words(self) -> str:
-        """The last line that the training printed: for errors, usually the one that says why."""
+    def last_lines(self) -> list[str]:
+        """The last lines that the training printed, without what only a terminal understands."""
         try:
             with self._place.output.open("rb") as file:
-                file.seek(max(0, self._place.output.stat().st_size - 4096))
-                lines = file.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
+                file.seek(max(0, self._place.output.stat().st_size - _LAST))
+                lines = file.read(_LAST).decode("utf-8", "replace").replace("\r", "\n").splitlines()
         except OSError:
-            return ""
-        printed = [text for line in lines if (text := _UNPRINTABLE.sub("", line).strip())]
-        return printed[-1][:300] if printed else ""
+            return []
+        return [text for line in lines if (text := _UNPRINTABLE.sub("", line).strip())]
 
 
 def _signal_name(number: int) -> str:

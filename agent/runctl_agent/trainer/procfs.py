@@ -14,13 +14,16 @@ from runctl_agent.trainer.targets import RANK_VARIABLES, Process
 
 @dataclass(frozen=True)
 class Stat:
-    """One process. `start` is in clock ticks from boot; (pid, start) names it within this boot."""
+    """One process. `start` is in clock ticks from boot; (pid, start) names it within this boot. `ticks`: of
+    processor time that it has used, and its children whose end it has seen; `state`: the kernel's letter."""
 
     pid: int
     ppid: int
     session: int
     start: int
     dead: bool
+    ticks: int = 0
+    state: str = "S"
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -33,7 +36,8 @@ def read_stat(pid: int) -> Stat | None:
         return None
     # A main thread that ended before its others looks like a zombie; the process lives on.
     dead = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
-    return Stat(pid, int(fields[1]), int(fields[3]), int(fields[19]), dead)
+    ticks = sum(map(int, fields[11:15]))
+    return Stat(pid, int(fields[1]), int(fields[3]), int(fields[19]), dead, ticks, fields[0].decode())
 
 
 def all_processes() -> dict[int, Stat]:

@@ -27,6 +27,7 @@ class Asked(NamedTuple):
     grace: str | None
     signal: str | None
     resume_arg: str | None
+    stall_after: str | None
     command: tuple[str, ...]
 
 
@@ -60,6 +61,11 @@ _RUN = (
         "--resume-arg",
         metavar="TEXT",
         help='Added to the command when there is something to resume: "--resume {path}".',
+    ),
+    click.option(
+        "--stall-after",
+        metavar="TIME",
+        help="End an attempt that shows nothing for so long, and try elsewhere.  [only told, after 30m]",
     ),
     click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND..."),
 )

@@ -7,8 +7,9 @@ from collections import defaultdict
 
 from runctl_controller.cli.output import clean, table
 from runctl_controller.cli.phases import at_risk, count, how_to_go_on, pace, resumed_from, step_of
+from runctl_shared.messages.events import Gpu
 from runctl_shared.messages.replies import AttemptView, RunDetail
-from runctl_shared.units import format_duration
+from runctl_shared.units import format_bytes, format_duration
 
 
 def print_run(detail: RunDetail, now: float) -> None:
@@ -39,6 +40,8 @@ def _head(detail: RunDetail, now: float) -> None:
     state = run.state + (f": {run.why}" if run.why else "")
     if run.unheard:
         state += " (its agent is not heard; the training may well go on)"
+    if run.stalled_seconds:
+        state += f" (no step, output or checkpoint for {format_duration(run.stalled_seconds)})"
     facts = [] if run.step is None else [step_of(run)]
     facts += [] if run.loss is None else [f"loss {run.loss:.4g}"]
     facts += pace(run)
@@ -46,6 +49,11 @@ def _head(detail: RunDetail, now: float) -> None:
     risk = at_risk(run)
     facts += [f"at risk {risk}"] if risk else []
     ended = run.ended_at if run.ended_at is not None else now
+    stalls = (
+        ""
+        if spec.stall_after is None
+        else f"; ended if it shows nothing for {format_duration(spec.stall_after)}"
+    )
     limit = "" if spec.max_seconds is None else f", at most {format_duration(spec.max_seconds)} of training"
     rows = [
         ("", f"{run.name}  {state}"),
@@ -57,12 +65,25 @@ def _head(detail: RunDetail, now: float) -> None:
         ("asked", f"{format_duration(max(0.0, now - run.created_at))} ago, took "
                   f"{format_duration(max(0.0, ended - run.created_at))}{limit}"),
         ("saving", f"{spec.signal}, {format_duration(spec.grace)} to save; "
-                   f"{count(spec.max_restarts, 'restart')} after its own errors"),
+                   f"{count(spec.max_restarts, 'restart')} after its own errors{stalls}"),
     ]  # fmt: skip
+    rows += [("gpu", _gpu(gpu)) for gpu in run.gpus]
     if spec.secrets:
         rows.append(("secrets", ", ".join(spec.secrets)))
     for label, text in rows:
         print(f"{label:<9} {clean(text)}" if label else clean(text))
+
+
+def _gpu(gpu: Gpu) -> str:
+    facts = [gpu.name or "unknown"]
+    facts += [] if gpu.busy_percent is None else [f"busy {gpu.busy_percent:.0f} %"]
+    if gpu.memory_used is not None and gpu.memory_total:
+        facts.append(f"{format_bytes(gpu.memory_used)} of {format_bytes(gpu.memory_total)}")
+    facts += [] if gpu.celsius is None else [f"{gpu.celsius:.0f} °C"]
+    facts += [] if gpu.watts is None else [f"{gpu.watts:.0f} W"]
+    facts += [f"slowed by {gpu.slowed_by}"] if gpu.slowed_by else []
+    facts += [f"{gpu.ecc_errors} uncorrectable memory errors"] if gpu.ecc_errors else []
+    return f"{gpu.index}: " + ", ".join(facts)
 
 
 def _attempts(detail: RunDetail, now: float) -> None:

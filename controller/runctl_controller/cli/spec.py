@@ -47,6 +47,7 @@ def make_spec(
         grace=_grace(asked, settings, wrong),
         max_restarts=settings.max_restarts if asked.max_restarts is None else asked.max_restarts,
         max_seconds=None if hours is None else hours * 3600.0,
+        stall_after=_stall_after(asked, wrong),
         provider=settings.provider,
         created_at=now,
     )
@@ -111,6 +112,16 @@ def _grace(asked: Asked, settings: Settings, wrong: list[RunctlError]) -> float:
     except UsageError as error:
         wrong.append(UsageError(f"--grace: {error.what}", error.mend))
         return settings.grace
+
+
+def _stall_after(asked: Asked, wrong: list[RunctlError]) -> float | None:
+    if asked.stall_after is None:
+        return None
+    try:
+        return parse_duration(asked.stall_after)
+    except UsageError as error:
+        wrong.append(UsageError(f"--stall-after: {error.what}", error.mend))
+        return None
 
 
 def _check_limits(spec: RunSpec) -> Iterator[UsageError]:

@@ -20,7 +20,7 @@ from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState
 from runctl_controller.core.turn import Turn
 from runctl_shared.messages import events
 from runctl_shared.messages.base import Body
-from runctl_shared.units import format_bytes
+from runctl_shared.units import format_bytes, format_duration
 
 A = AttemptState
 
@@ -175,6 +175,47 @@ def claimed(turn: Turn, attempt: Attempt, body: events.Claimed) -> None:
     turn.tell("claimed", text, attempt=attempt.number, actor="agent", parent=body.parent)
 
 
+def gpu_fault(turn: Turn, attempt: Attempt, body: events.GpuFaultSeen) -> None:
+    """Only told: what it means for the attempt is in the attempt's end."""
+    number = "" if body.code is None else f"Xid {body.code}, "
+    whose = {"hardware": "", "application": " (an error of the program)", "unknown": " (of unknown cause)"}
+    turn.tell(
+        "gpu_fault",
+        f"GPU {body.device}: {number}{body.meaning}{whose[body.blame]}",
+        attempt=attempt.number,
+        actor="agent",
+        device=body.device,
+        code=body.code,
+        blame=body.blame,
+    )
+
+
+def stalled(turn: Turn, attempt: Attempt, body: events.TrainingStalled) -> None:
+    seen = ["an unknown use of the processor" if body.cpu is None else f"{body.cpu:.2f} cores in use"]
+    seen += [] if body.gpu_percent is None else [f"the GPU at {body.gpu_percent:.0f} %"]
+    seen += [f"processes: {body.processes}"] if body.processes else []
+    what = (
+        f"no step, output or checkpoint for {format_duration(body.seconds)} (after {_step(body.last_step)}; "
+    )
+    then = "; it is ended, as --stall-after says" if body.ends else "; it is left alone"
+    turn.tell(
+        "stalled",
+        f"{what}{', '.join(seen)}){then}",
+        attempt=attempt.number,
+        actor="agent",
+        seconds=body.seconds,
+        step=body.last_step,
+        cpu=body.cpu,
+        gpu_percent=body.gpu_percent,
+        ends=body.ends,
+    )
+
+
+def stall_ended(turn: Turn, attempt: Attempt, body: events.StallEnded) -> None:
+    text = f"the training moves again, after {format_duration(body.seconds)}"
+    turn.tell("moves", text, attempt=attempt.number, actor="agent", seconds=body.seconds)
+
+
 def not_supported(turn: Turn, attempt: Attempt, body: events.CommandNotSupported) -> None:
     text = f"the agent does not know the command {body.kind}"
     turn.tell("not_supported", text, attempt=attempt.number, actor="agent")
@@ -196,6 +237,9 @@ _HANDLERS: dict[type[Body], Callable[[Turn, Attempt, Any], None]] = {
     events.CheckpointFailed: checkpoint_failed,
     events.NoticeReceived: noticed,
     events.NoticeWithdrawn: withdrawn,
+    events.GpuFaultSeen: gpu_fault,
+    events.TrainingStalled: stalled,
+    events.StallEnded: stall_ended,
     events.CommandNotSupported: not_supported,
     events.AttemptEnded: ended,
 }

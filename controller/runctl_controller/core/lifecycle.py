@@ -227,12 +227,29 @@ def _after(turn: Turn, attempt: Attempt) -> None:
         turn.run(RunState.STUCK, why=attempt.detail or rule.sentence, ended_at=turn.at)
     elif rule.next is Next.RESTART:
         _restart(turn, attempt)
-    elif rule.patience is not None and run.fruitless >= rule.patience:
+    elif rule.patience is not None and (tries := _fruitless(turn, attempt)) >= rule.patience:
         drop_open(turn)
-        why = f"{rule.sentence}, {run.fruitless} times in a row: {attempt.detail}"
+        why = f"{rule.sentence}, {tries} times in a row: {attempt.detail}"
         turn.run(RunState.STUCK, why=why, ended_at=turn.at)
     else:
         _next_attempt(turn, 0.0 if rule.next is not Next.AFTER_WAIT and progress else _wait(turn, rule.next))
+
+
+def _fruitless(turn: Turn, attempt: Attempt) -> int:
+    """How many attempts in a row came to nothing, up to `attempt`.
+
+    One that stalled saves when it is asked to end: that it committed something is then no sign of progress,
+    only a step beyond the one that it began from is.
+    """
+    if attempt.reason != "stalled":
+        return turn.record.run.fruitless
+    count = 0
+    for other in reversed([a for a in turn.record.attempts if a.permitted and not a.open]):
+        further = other.saved_step is not None and other.saved_step > (other.restored_step or 0)
+        if other.reason != "stalled" or further:
+            break
+        count += 1
+    return count
 
 
 def _rule(turn: Turn, attempt: Attempt) -> Rule:

@@ -55,6 +55,8 @@ def run_view(record: Record, beat: Beat | None, now: float) -> RunView:
         restarts=run.restarts,
         fruitless=run.fruitless,
         retry_at=run.retry_at,
+        stalled_seconds=live.stalled_seconds if live is not None and open_ else 0.0,
+        gpus=live.gpus if live is not None and open_ else (),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.fields import Bytes, Count, Moment, Path, Seconds, Sentence, Step, Word
 
@@ -17,7 +19,9 @@ EndReason = Literal[
 NoticeKind = Literal["interruption", "rebalance", "maintenance"]
 Trigger = Literal["periodic", "notice", "stop", "final"]
 """Why a checkpoint was taken: by itself, because of a notice, at a stop, or after the training ended."""
-SaveCause = Literal["notice", "stop", "time_limit", "lease", "request"]
+SaveCause = Literal["notice", "stop", "time_limit", "lease", "request", "stalled", "hardware"]
+Blame = Literal["hardware", "application", "unknown"]
+"""Whose fault an error of a GPU is, by its vendor's catalogue."""
 
 
 class Registered(Body, frozen=True, kw_only=True):
@@ -122,6 +126,40 @@ class NoticeWithdrawn(Body, frozen=True, kw_only=True):
     notice: Word
 
 
+class GpuFaultSeen(Body, frozen=True, kw_only=True):
+    """The driver reported an error of a GPU. `device`: its PCI address, or its index where that is unknown.
+
+    `code`: NVIDIA's Xid (None: what was seen is no Xid). `meaning`: the same in words. Only a fault of the
+    hardware can end the attempt, and only once the training no longer goes on.
+    """
+
+    device: Word
+    code: Count | None
+    blame: Blame
+    meaning: Sentence
+
+
+class TrainingStalled(Body, frozen=True, kw_only=True):
+    """Neither a step, nor output, nor a checkpoint for `seconds`. The training was looked at, not touched.
+
+    `cpu`: cores that it used on average meanwhile; `gpu_percent`: of the busiest GPU now; `processes`: how
+    its processes are, in words. `ends`: whether the attempt is ended because of this, as the user asked for.
+    """
+
+    seconds: Seconds
+    last_step: Step | None
+    cpu: float | None
+    gpu_percent: float | None
+    processes: Sentence = ""
+    ends: bool = False
+
+
+class StallEnded(Body, frozen=True, kw_only=True):
+    """The training moves again, after `seconds`."""
+
+    seconds: Seconds
+
+
 class CommandNotSupported(Body, frozen=True, kw_only=True):
     """An unknown command came. Nothing was done."""
 
@@ -148,6 +186,23 @@ class AttemptEnded(Body, frozen=True, kw_only=True):
     detail: Sentence = ""
 
 
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU, as its driver describes it; what it does not tell is None. `busy_percent`: of the time in which
+    anything ran on it. `ecc_errors`: uncorrected ones since the driver was loaded. `slowed_by`: why its
+    clocks are held back (heat, power), empty when they are not."""
+
+    index: Count
+    device: Word = ""
+    name: Word = ""
+    busy_percent: float | None = None
+    memory_used: Bytes | None = None
+    memory_total: Bytes | None = None
+    celsius: float | None = None
+    watts: float | None = None
+    ecc_errors: Count | None = None
+    slowed_by: Word = ""
+
+
 class Heartbeat(Body, frozen=True, kw_only=True):
     """How it goes. Only the newest matters; it bypasses the core unless it changes a state.
 
@@ -155,6 +210,7 @@ class Heartbeat(Body, frozen=True, kw_only=True):
     on record here, so that a gap is noticed. `lease_left`: seconds until the machine ends itself.
     `total_steps`: of the whole training, where its output tells. `steps_per_second`: over about the last
     minute.
+    `stalled_seconds`: how long the training has shown nothing, once that is longer than usual; else 0.
     """
 
     phase: Word
@@ -171,6 +227,8 @@ class Heartbeat(Body, frozen=True, kw_only=True):
     training_rss: Bytes | None = None
     lease_left: Seconds = 0.0
     last_sequence: Count = 0
+    gpus: tuple[Gpu, ...] = ()
+    stalled_seconds: Seconds = 0.0
 
 
 class OutputSeen(Body, frozen=True, kw_only=True):
@@ -183,6 +241,7 @@ class OutputSeen(Body, frozen=True, kw_only=True):
 EVENTS: tuple[type[Body], ...] = (
     Registered, Staged, Claimed, CheckpointRestored, TrainingStarted, FirstStepSeen, SaveAsked,
     CheckpointCommitted, CheckpointFailed, NoticeReceived, NoticeWithdrawn, CommandNotSupported, AttemptEnded,
+    GpuFaultSeen, TrainingStalled, StallEnded,
 )  # fmt: skip
 UNNUMBERED: tuple[type[Body], ...] = (Heartbeat, OutputSeen)
 """Sent beside the numbered events (sequence 0): may be lost."""

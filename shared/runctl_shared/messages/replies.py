@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from runctl_shared.messages.base import Body
+from runctl_shared.messages.events import Gpu
 from runctl_shared.messages.fields import Attempt, Bytes, Count, Moment, Path, Seconds, Sentence, Step, Word
 from runctl_shared.spec import RunSpec
 
@@ -26,7 +27,8 @@ class Done(Body, frozen=True, kw_only=True):
 
 
 class RunView(Body, frozen=True, kw_only=True):
-    """A run in one line. `at_risk_seconds`, `step`, `loss`: from the newest heartbeat. `dollars`: so far.
+    """A run in one line. `at_risk_seconds`, `step`, `loss`, `stalled_seconds` (how long its training has
+    shown nothing, once that is called a stall) and `gpus`: from the newest heartbeat. `dollars`: so far.
     `since`: when it came into its state. `wanted`: train, pause or cancel. `restarts`: after the training's
     own errors so far; `fruitless`: attempts in a row without progress; `retry_at`: when the next is due.
     `eta`: how long the steps that are left will take at the rate of about the last minute."""
@@ -56,6 +58,8 @@ class RunView(Body, frozen=True, kw_only=True):
     restarts: Count = 0
     fruitless: Count = 0
     retry_at: Moment | None = None
+    stalled_seconds: Seconds = 0.0
+    gpus: tuple[Gpu, ...] = ()
 
 
 class RunList(Body, frozen=True, kw_only=True):
