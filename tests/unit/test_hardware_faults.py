@@ -25,14 +25,18 @@ class Agent:
             started_at=0.0, last_step=5, stepped_at=990.0, moved_at=990.0,
         )  # fmt: skip
         self.told: list[Body] = []
-        self.asked = False
+        self._asked = False
 
     def give(self, *given: inputs.Input) -> None:
         for each in given:
             decision = decide(self.state, each)
             self.state = decision.state
             self.told += [effect.body for effect in decision.effects if isinstance(effect, effects.Report)]
-            self.asked |= any(isinstance(effect, effects.AskToSave) for effect in decision.effects)
+            self._asked |= any(isinstance(effect, effects.AskToSave) for effect in decision.effects)
+
+    def asked(self) -> bool:
+        """Whether the training was asked to save."""
+        return self._asked
 
     def until(self, end: float, printed_at: float | None = None) -> None:
         while (at := due(self.state)) is not None and at <= end:
@@ -105,9 +109,9 @@ def test_a_training_that_hangs_on_a_lost_gpu_is_ended() -> None:
     agent = Agent()
     agent.give(xid_fault("0", 79, 1000.0))
     agent.until(1000.0 + GIVE_UP - 1)
-    assert not agent.asked
+    assert not agent.asked()
     agent.until(1000.0 + GIVE_UP)
-    assert agent.asked
+    assert agent.asked()
     end = agent.ends(1190.0, code=None, signal="SIGKILL")
     assert end.reason == "hardware_fault"
     assert "Xid 79" in end.detail
@@ -118,7 +122,7 @@ def test_a_training_that_goes_on_without_the_lost_gpu_is_left_alone() -> None:
     agent = Agent()
     agent.give(xid_fault("7", 79, 1000.0), inputs.StepSeen(at=1070.0, step=6))
     agent.until(1000.0 + 2 * GIVE_UP)
-    assert not agent.asked
+    assert not agent.asked()
 
 
 def test_the_same_error_from_two_sources_is_told_once_and_a_flood_is_cut_off() -> None:

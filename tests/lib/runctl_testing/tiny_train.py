@@ -10,6 +10,7 @@ import argparse
 import fcntl
 import io
 import os
+import resource
 import signal
 import struct
 import sys
@@ -70,6 +71,47 @@ def expected(steps: int) -> int:
     return total
 
 
+def hog() -> None:
+    """Take memory until somebody does something about it, or a gigabyte is taken."""
+    taken: list[bytearray] = []
+    while len(taken) < 1024:
+        taken.append(bytearray(os.urandom(1)) * 2**20)
+
+
+def hog_in_a_worker() -> None:
+    """As a data loader's worker would; the training fails because of it."""
+    pid = os.fork()
+    if pid == 0:
+        hog()
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    raise RuntimeError(f"DataLoader worker (pid {pid}) is killed by signal: {os.WTERMSIG(status)}.")
+
+
+def trouble(kind: str) -> None:
+    """What a training can do or meet in the middle of its work."""
+    if kind == "hog":
+        hog()
+    elif kind == "hog-worker":
+        hog_in_a_worker()
+    elif kind == "no-memory":
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, resource.RLIM_INFINITY))
+        bytearray(2**31)
+    elif kind == "cuda":
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; 15.77 GiB total)")
+    elif kind == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "error":
+        raise ValueError("the shapes do not match")
+    elif kind == "hang":
+        threading.Event().wait()
+    elif kind == "validate":
+        over = threading.Event()
+        threading.Timer(5.0, over.set).start()
+        while not over.is_set():
+            pass
+
+
 def main() -> int:
     options = argparse.ArgumentParser()
     options.add_argument("--steps", type=int, default=50)
@@ -78,7 +120,11 @@ def main() -> int:
     options.add_argument("--exit", type=int, default=0, help="exit code at the end")
     options.add_argument("--ignore-term", action="store_true")
     options.add_argument("--forget", action="store_true", help="begin again at 0 whatever there is to resume")
+    options.add_argument("--trouble", help="see trouble()")
+    options.add_argument("--trouble-at", type=int, default=20, help="the step before which it comes")
+    options.add_argument("--trouble-until", type=int, default=1, help="the last attempt that has it")
     args = options.parse_args()
+    troubled = args.trouble and int(os.environ["RUNCTL_ATTEMPT"]) <= args.trouble_until
     asked = threading.Event()
     signal.signal(signal.SIGTERM, signal.SIG_IGN if args.ignore_term else lambda *_: asked.set())
     folder = Path(os.environ["RUNCTL_CHECKPOINT_DIR"])
@@ -93,6 +139,11 @@ def main() -> int:
             diary.note("saved", step)
             return 143
         step += 1
+        if troubled and step == args.trouble_at:
+            if args.trouble == "deaf":  # hangs, but for its signal handler
+                step -= asked.wait()
+                continue
+            trouble(args.trouble)
         total = (total * 31 + step) % 1_000_003
         diary.note("step", step)
         print(f"step={step} loss={1 / step:.4f}", flush=True)
