@@ -6,7 +6,6 @@ so whoever calls does so from a thread that nothing waits for.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -43,6 +42,8 @@ class Nvml:
     """The driver, opened. Raises NoGpus. One thread's."""
 
     def __init__(self) -> None:
+        import ctypes
+
         try:
             ctypes.CDLL(LIBRARY)
         except OSError:
