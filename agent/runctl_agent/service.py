@@ -166,8 +166,7 @@ class Service:
         self._take(booted)
         if ever_trained:
             self._attention.begin()
-            if self._training.pid is not None:
-                self._sentinel.begin(self._training.pid, self._engine.state.started_at)
+            self._sentinel.begin(booted.pid or 0, self._engine.state.started_at)
         while not self._hands.stopped:
             self._turn()
         subscription.close()

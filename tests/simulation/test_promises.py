@@ -25,7 +25,17 @@ def test_the_seeds_are_worth_playing() -> None:
     worlds = [play(seed) for seed in range(200)]
     records = [record for world in worlds for record in world.disk.tables.records.values()]
     reasons = {attempt.reason for record in records for attempt in record.attempts}
-    expected = {"succeeded", "user_error", "interrupted", "lost", "stopped", "boot_failed", "no_capacity"}
+    expected = {
+        "succeeded",
+        "user_error",
+        "interrupted",
+        "lost",
+        "stopped",
+        "boot_failed",
+        "no_capacity",
+        "stalled",
+        "hardware_fault",
+    }
     assert expected <= reasons
     assert {"succeeded", "failed", "paused", "cancelled"} <= {record.run.state.value for record in records}
     survived = [r for r in records if r.run.state.value == "succeeded" and len(r.attempts) > 1]

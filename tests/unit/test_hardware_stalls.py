@@ -186,3 +186,19 @@ def test_nothing_is_called_a_stall_while_the_attempt_is_ending_anyway() -> None:
     agent.until(400.0)
     assert agent.told(events.TrainingStalled) == []
     assert msgspec.structs.asdict(agent.state)["cause"] == "notice"
+
+
+def test_a_save_on_request_is_no_sign_that_it_goes_on() -> None:
+    """A hung training that still answers signals, kept alive for ever by whoever asks it to save."""
+    agent = stepping(stall_after=LIMIT)
+    for at, step in ((10.0, 2), (90.0, 2)):
+        agent.give(
+            inputs.Stored(
+                at=at, manifest="m", step=step, epoch=None, size=1, files=1, format="npz",
+                written_at=at, wall=1.0, upload_seconds=0.1,
+            )
+        )  # fmt: skip
+    agent.until(109.0)
+    assert not agent.asked
+    agent.until(110.0)
+    assert agent.asked

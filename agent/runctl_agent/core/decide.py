@@ -55,6 +55,7 @@ def _booted(turn: Turn, given: inputs.Booted) -> None:
 
 def _adopt(turn: Turn, given: inputs.Booted) -> None:
     state = turn.state
+    turn.change(back_at=given.at, unseen_from=state.stepped_at)
     if given.trainer == "alive":
         if state.moved_at is not None:
             turn.change(moved_at=given.at, busy=False)  # nobody looked while no agent was there
@@ -193,7 +194,9 @@ def _stored(turn: Turn, given: inputs.Stored) -> None:
         saved_manifest=given.manifest,
         lease_until=max(state.lease_until, given.at + turn.rules.lease),
     )
-    movement.moved(turn, min(given.written_at, given.at))
+    # To save on request needs no step: a training that hangs may still answer signals.
+    if not asked if given.step is None else given.step not in (state.saved_step, state.last_step):
+        movement.moved(turn, min(given.written_at, given.at))
     turn.report(
         events.CheckpointCommitted(
             manifest=given.manifest,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from runctl_agent.core.inputs import HardwareFaultSeen
 from runctl_agent.core.model import Fault, State
-from runctl_agent.core.phases import RUNNING
+from runctl_agent.core.phases import RUNNING, Phase
 from runctl_agent.core.turn import Turn
 from runctl_shared.messages.events import GpuFaultSeen
 
@@ -13,7 +15,8 @@ MOST = 30
 SAME = 60.0
 """Seconds within which the same error of the same GPU is one: it is heard from NVML and from the kernel."""
 RECENT = 60.0
-"""Seconds by which an end may follow its cause even if steps were seen in between: batches fetched ahead."""
+"""Seconds for which steps may be seen after what will end the training: of batches that were fetched ahead,
+and because they are looked for at each heartbeat only."""
 GIVE_UP = 180.0
 """Seconds after the loss of a GPU at which a training that has made no step since is ended: the calls that
 wait for that GPU may never return."""
@@ -21,14 +24,16 @@ wait for that GPU may never return."""
 
 def seen(turn: Turn, given: HardwareFaultSeen) -> None:
     state = turn.state
-    if state.phase not in RUNNING or len(state.faults) >= MOST:
+    # What is read once the training has ended may still be why.
+    if state.phase not in RUNNING | {Phase.FLUSHING} or len(state.faults) >= MOST:
         return
-    if any(
-        f.device == given.device and f.code == given.code and given.at < f.at + SAME for f in state.faults
-    ):
-        return
+    for fault in state.faults:
+        if (fault.device, fault.code) == (given.device, given.code) and given.at < fault.again_at + SAME:
+            turn.change(faults=tuple(_again(f, given.at) if f is fault else f for f in state.faults))
+            return
     fault = Fault(
         at=given.at,
+        again_at=given.at,
         device=given.device,
         code=given.code,
         blame=given.blame,
@@ -39,15 +44,24 @@ def seen(turn: Turn, given: HardwareFaultSeen) -> None:
     turn.report(GpuFaultSeen(device=given.device, code=given.code, blame=given.blame, meaning=given.meaning))
 
 
+def _again(fault: Fault, at: float) -> Fault:
+    """It was seen again; noted now and then only, for it may be seen thousands of times."""
+    return msgspec.structs.replace(fault, again_at=at) if at > fault.again_at + 5.0 else fault
+
+
 def explains(state: State, at: float) -> bool:
-    """Whether what was seen at `at` may be why the training ended: no step came after it, or the end soon."""
-    ended = state.ended_at if state.ended_at is not None else at
-    return state.stepped_at is None or at >= min(state.stepped_at, ended - RECENT)
+    """Whether what was seen at `at` may be why the training ended: no steps came after it, or few."""
+    since = state.stepped_at
+    if since is None:
+        return True
+    if state.back_at is not None and state.unseen_from is not None and since < state.back_at + RECENT:
+        since = state.unseen_from  # what was seen on coming back may have happened at any time since then
+    return at >= since - RECENT
 
 
 def blamed(state: State) -> Fault | None:
     """The fault of the hardware that ended the training, if one did: the first, for others follow from it."""
-    found = [f for f in state.faults if f.blame == "hardware" and explains(state, f.at)]
+    found = [f for f in state.faults if f.blame == "hardware" and explains(state, f.again_at)]
     return found[0] if found else None
 
 

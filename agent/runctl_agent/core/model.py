@@ -29,9 +29,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """An error of a GPU, seen at `at`. See inputs.HardwareFaultSeen."""
+    """An error of a GPU, seen at `at`, and last at `again_at`. See inputs.HardwareFaultSeen."""
 
     at: float
+    again_at: float
     device: str
     code: int | None
     blame: Blame
@@ -63,7 +64,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     `moved_at`: when the training last showed anything (None: nothing yet), `stepped_at`: when a new step was
     last seen, `longest_silence`: the longest that it came out of. `looked_at`: when the edges were last asked
-    for signs of life, `busy`: whether it worked then, `stalled_at`: since when it is told to have stalled."""
+    for signs of life, `busy`: whether it worked then, `stalled_at`: since when it is told to have stalled.
+    `back_at`: when a restarted agent took over, `unseen_from`: from when on nobody had looked."""
 
     rules: Rules
     phase: Phase = Phase.STAGING
@@ -111,5 +113,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     looked_at: float | None = None
     busy: bool = False
     stalled_at: float | None = None
+    back_at: float | None = None
+    unseen_from: float | None = None
     faults: tuple[Fault, ...] = ()
     traces: tuple[MemoryTrace, ...] = ()

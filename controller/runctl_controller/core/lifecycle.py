@@ -208,6 +208,7 @@ def _after(turn: Turn, attempt: Attempt) -> None:
     progress = attempt.commits > 0 or attempt.reason == "interrupted"
     turn.run(
         fruitless=0 if progress else run.fruitless + 1,
+        stalls=_stalls(turn, attempt),
         exit_code=run.exit_code if attempt.exit_code is None else attempt.exit_code,
     )
     run = turn.record.run
@@ -227,7 +228,7 @@ def _after(turn: Turn, attempt: Attempt) -> None:
         turn.run(RunState.STUCK, why=attempt.detail or rule.sentence, ended_at=turn.at)
     elif rule.next is Next.RESTART:
         _restart(turn, attempt)
-    elif rule.patience is not None and (tries := _fruitless(turn, attempt)) >= rule.patience:
+    elif rule.patience is not None and (tries := max(run.fruitless, run.stalls)) >= rule.patience:
         drop_open(turn)
         why = f"{rule.sentence}, {tries} times in a row: {attempt.detail}"
         turn.run(RunState.STUCK, why=why, ended_at=turn.at)
@@ -235,21 +236,14 @@ def _after(turn: Turn, attempt: Attempt) -> None:
         _next_attempt(turn, 0.0 if rule.next is not Next.AFTER_WAIT and progress else _wait(turn, rule.next))
 
 
-def _fruitless(turn: Turn, attempt: Attempt) -> int:
-    """How many attempts in a row came to nothing, up to `attempt`.
+def _stalls(turn: Turn, attempt: Attempt) -> int:
+    """How many attempts in a row stalled where they had begun, `attempt` included.
 
-    One that stalled saves when it is asked to end: that it committed something is then no sign of progress,
-    only a step beyond the one that it began from is.
+    One that stalled saves when it is asked to end. That it committed something is therefore no sign of
+    progress; only a step beyond the one that it began from is.
     """
-    if attempt.reason != "stalled":
-        return turn.record.run.fruitless
-    count = 0
-    for other in reversed([a for a in turn.record.attempts if a.permitted and not a.open]):
-        further = other.saved_step is not None and other.saved_step > (other.restored_step or 0)
-        if other.reason != "stalled" or further:
-            break
-        count += 1
-    return count
+    further = attempt.saved_step is not None and attempt.saved_step > (attempt.restored_step or 0)
+    return 0 if attempt.reason != "stalled" or further else turn.record.run.stalls + 1
 
 
 def _rule(turn: Turn, attempt: Attempt) -> Rule:

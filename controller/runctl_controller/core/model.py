@@ -21,9 +21,9 @@ class Wanted(StrEnum):
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """`newest`: number of the newest attempt. `restarts`: restarts after the training's own errors so far.
-    `fruitless`: attempts in a row that ended without progress. `exit_code`: the training's last. `since`:
-    when it came into its state (None: before this was kept). `retry_at`: when the next attempt is due, while
-    one is waited for."""
+    `fruitless`: attempts in a row that ended without progress, `stalls`: that stalled where they had begun.
+    `exit_code`: the training's last. `since`: when it came into its state (None: before this was kept).
+    `retry_at`: when the next attempt is due, while one is waited for."""
 
     spec: RunSpec
     state: RunState = RunState.QUEUED
@@ -32,6 +32,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     newest: int = 0
     restarts: int = 0
     fruitless: int = 0
+    stalls: int = 0
     exit_code: int | None = None
     created_at: float = 0.0
     ended_at: float | None = None

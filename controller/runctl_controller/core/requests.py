@@ -98,7 +98,7 @@ def resume(turn: Turn, body: ResumeRun, actor: str) -> Done:
         raise RefusedByGuard(
             f"{run.spec.name} is still ending.", "Wait until `runctl ls` says paused, then resume."
         )
-    turn.run(RunState.QUEUED, wanted=Wanted.TRAIN, why="", fruitless=0, restarts=0, ended_at=None)
+    turn.run(RunState.QUEUED, wanted=Wanted.TRAIN, why="", fruitless=0, stalls=0, restarts=0, ended_at=None)
     turn.tell("resume", "resume", actor=actor)
     plan_attempt(turn, Cause.RESUMED)
     return Done(run=run.id, note=f"{run.spec.name} goes on from its newest verified checkpoint")

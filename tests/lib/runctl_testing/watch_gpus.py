@@ -32,7 +32,7 @@ def main() -> None:
 
     watch = GpuWatch(SystemClock(), fault, every=0.1)
     watch.start()
-    over, before = threading.Event(), ""
+    over, before = threading.Event(), "[]"
 
     def until_told() -> None:
         sys.stdin.read()

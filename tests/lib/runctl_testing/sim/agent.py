@@ -60,6 +60,8 @@ class SimAgent:
             return
         self.uploads.retell()
         self.later(self.world.config.heartbeat, self._beat)
+        for fault in self.machine.faults:
+            self.give(fault)  # the kernel's log still has it
         self._notices_again()
         self.progressed()
         self.world.wire.flush(self)
@@ -319,6 +321,20 @@ class SimAgent:
         if self.machine.trainer is not None:
             self.machine.trainer.kill()
 
+    def _look_around(self, effect: effects.LookAround) -> None:
+        self.later(0.1, self._looked)
+
+    def _looked(self) -> None:
+        trainer = self.machine.trainer
+        moved = trainer.moved_at if trainer is not None else None
+        self.give(
+            inputs.LookedAround(
+                at=self.now,
+                moved_at=None if moved is None else self.now - (self.line.now - moved),
+                cpu=self.world.rng.choice((0.0, 0.0, 0.9, None)),
+            )
+        )
+
     # -- the end ------------------------------------------------------------------------------
 
     def _write_end(self, effect: effects.WriteEnd) -> None:
@@ -347,6 +363,7 @@ _EFFECTS: dict[type[effects.Effect], Callable[[SimAgent, Any], None]] = {
     effects.Train: SimAgent._train,
     effects.AskToSave: SimAgent._ask,
     effects.Kill: SimAgent._kill,
+    effects.LookAround: SimAgent._look_around,
     effects.Flush: lambda agent, effect: agent.uploads.flush(),
     effects.WriteEnd: SimAgent._write_end,
     effects.ShutDown: SimAgent._shut_down,

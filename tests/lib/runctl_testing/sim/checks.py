@@ -114,6 +114,8 @@ def right_end(world: World, record: Record) -> None:
     allowed = {RunState.SUCCEEDED}
     if world.facts.own_errors(record.run.id) > plan.spec.max_restarts:
         allowed.add(RunState.FAILED)
+    if plan.hangs > 1:
+        allowed.add(RunState.STUCK)
     if wish == "pause" or plan.spec.max_seconds is not None:
         allowed.add(RunState.PAUSED)
     if wish == "cancel":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from runctl_agent.core.inputs import HardwareFaultSeen
 from runctl_agent.spool.memory import MemoryDisk
 from runctl_controller.providers.port import (
     EndCause,
@@ -35,7 +36,8 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 class SimMachine:
-    """`saves`, `spool` and `trainer` lie on its disk: they outlive the agent and go with the machine."""
+    """`saves`, `spool` and `trainer` lie on its disk: they outlive the agent and go with the machine.
+    `faults`: of its GPUs, as the kernel's log has them."""
 
     def __init__(self, world: World, order: LaunchOrder) -> None:
         self.world, self.order = world, order
@@ -53,6 +55,7 @@ class SimMachine:
         self.committed: list[Saved] = []
         self.agent: SimAgent | None = None
         self.trainer: SimTrainer | None = None
+        self.faults: list[HardwareFaultSeen] = []
 
     @property
     def alive(self) -> bool:

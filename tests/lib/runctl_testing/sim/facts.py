@@ -83,9 +83,22 @@ class Facts:
         if isinstance(body, events.AttemptEnded):
             self.reported.add(agent)
             self._ended_as_it_was(agent, body)
+        elif isinstance(body, events.TrainingStalled):
+            self._really_stalled(agent, body.seconds)
 
     def _ended_as_it_was(self, agent: str, body: events.AttemptEnded) -> None:
         machine = self.world.agents[agent].machine
+        trainer = machine.trainer
+        if body.reason == "stalled":
+            require(machine.boot.spec.stall_after is not None, f"{agent} ends a training, unasked")
+            require(
+                trainer is not None and trainer.stood(self.world.line.now),
+                f"{agent} calls it stalled, falsely",
+            )
+        if trainer is not None and trainer.broken and trainer.exit == (1, None):
+            require(body.reason != "user_error", f"{agent} blames the user for a broken GPU")
+        if body.reason == "hardware_fault":
+            require(trainer is not None and trainer.broken, f"{agent} blames a GPU, falsely")
         if body.reason == "succeeded":
             require((machine.run, machine.attempt) in self.finished, f"{agent} calls it a success, falsely")
         if body.lost_steps is not None and machine.trainer is not None:
@@ -94,6 +107,29 @@ class Facts:
             lost = max(0, (machine.trainer.last or 0) - base)
             require(body.lost_steps == lost or not self.world.plans[machine.run].resumes,
                     f"{agent} says {body.lost_steps} steps are lost, it is {lost}")  # fmt: skip
+
+    def _really_stalled(self, agent: str, seconds: float) -> None:
+        machine = self.world.agents[agent].machine
+        trainer, limit = machine.trainer, machine.boot.spec.stall_after or machine.boot.timing.stall_notice
+        since = trainer.started_at if trainer is None or trainer.step is None else trainer.hung_at  # type: ignore[union-attr]  # no trainer: fails below
+        require(trainer is not None and since is not None, f"{agent} says that a training stalls which moves")
+        quiet = self.world.line.now - (since or 0.0)
+        require(
+            quiet >= limit - 1.0,
+            f"{agent} calls {quiet:.0f} s of silence a stall, the limit is {limit:.0f} s",
+        )
+
+    def _stall_is_noticed(self, agent: SimAgent) -> None:
+        """With --stall-after, no training hangs for long."""
+        trainer, state = agent.machine.trainer, agent.engine.state
+        limit = agent.machine.boot.spec.stall_after
+        if trainer is None or not trainer.alive or trainer.hung_at is None or limit is None:
+            return
+        if state.cause is not None or state.started_at is None:
+            return
+        quiet = self.world.line.now - max(trainer.hung_at, agent.started_at)
+        most = 3.0 * max(limit, 3.0 * state.longest_silence) + 2.0 * min(60.0, limit) + 5.0
+        require(quiet <= most, f"{agent.id} has not noticed for {quiet:.0f} s that the training hangs")
 
     def heard(self, event: Event, outcome: Outcome | None) -> None:
         """The controller commits each event once, in order, as it was recorded."""
@@ -152,6 +188,7 @@ class Facts:
             self._lease(agent, given.at + agent.machine.boot.timing.lease)
         self.spool_is_whole(agent)
         self._lease_is_kept(agent)
+        self._stall_is_noticed(agent)
         if state.cause == "lease" and before.cause is None:
             self._lease_ran_out(agent)
         if any(isinstance(effect, effects.Kill) for effect in wanted):

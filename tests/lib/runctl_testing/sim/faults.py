@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from runctl_agent.core.inputs import HardwareFaultSeen
 from runctl_controller.providers.port import EndCause
 from runctl_shared.checkpoints.manifest import manifest_name
 from runctl_shared.checkpoints.repository import ClaimRefused, RunRepository
@@ -39,6 +40,7 @@ class Faults:
             "save_now": self._save_now,
             "zombie_claims": self._zombie_claims,
             "zombie_commits": self._zombie_commits,
+            "gpu_lost": self._gpu_lost,
         }
         for when, kind in world.scenario.faults:
             self.line.after(when, self._logged(kind, acts[kind]))
@@ -134,6 +136,23 @@ class Faults:
         victim = self._victim()
         if victim is not None:
             victim.end(self.rng.choice((EndCause.INTERRUPTED, EndCause.FAILED, EndCause.UNKNOWN)))
+
+    def _gpu_lost(self) -> None:
+        """A GPU falls off the bus; the training fails with an error of its own, or hangs for ever."""
+        training = [m for m in self.world.cloud.living if m.trainer is not None and m.trainer.alive]
+        if not training:
+            return
+        victim = self.rng.choice(training)
+        fault = HardwareFaultSeen(
+            at=victim.monotonic, device="0000:3b:00", code=79, blame="hardware", meaning="lost", gone=True
+        )
+        victim.faults.append(fault)
+        if victim.agent is not None:
+            victim.agent.give(fault)
+        trainer, dies = victim.trainer, self.rng.random() < 0.6
+        if trainer is not None:
+            trainer.broken = True
+            self.line.after(self.rng.uniform(0.0, 20.0), lambda: trainer.lose_gpu(dies))
 
     def _save_now(self) -> None:
         """An automation of somebody's asks for a checkpoint, by a message of its own."""

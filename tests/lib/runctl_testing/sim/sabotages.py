@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from runctl_agent.core import commands as agent_commands
-from runctl_agent.core import ending, timers
+from runctl_agent.core import ending, faults, movement, stall, timers
 from runctl_agent.core.effects import Kill, Restore
 from runctl_agent.core.inputs import CommandArrived
 from runctl_agent.core.phases import Phase
@@ -34,7 +34,7 @@ from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.commands import AcknowledgeEvents, StartTraining
 from runctl_shared.messages.events import AttemptEnded
-from runctl_testing.sim.scenario import Bias
+from runctl_testing.sim.scenario import ALWAYS, Bias
 
 
 class Sabotage(msgspec.Struct, frozen=True):
@@ -370,3 +370,39 @@ def what_was_lost_is_not_stated(patch: pytest.MonkeyPatch) -> None:
 
     real = ending.finish
     replace_everywhere(patch, real, finish)
+
+
+# -- what the machine says of the training -----------------------------------------------------------
+
+
+@sabotage(Bias(hangs=1, hang_seconds=10.0, stall_after=15.0))
+def silence_is_taken_for_a_stall(patch: pytest.MonkeyPatch) -> None:
+    """Whoever has shown nothing for the limit is ended, without a look at whether it really has not."""
+
+    def looked(turn: AgentTurn, given: Any) -> None:
+        real(turn, msgspec.structs.replace(given, moved_at=None, cpu=0.0))
+
+    real = stall.looked
+    replace_everywhere(patch, real, looked)
+
+
+@sabotage(Bias(hangs=1))
+def a_stall_is_never_noticed(patch: pytest.MonkeyPatch) -> None:
+    replace_everywhere(patch, movement.look_at, lambda state: None)
+    patch.setattr(movement, "look_at", lambda state: None)
+
+
+@sabotage(Bias(hangs=ALWAYS, answers=("save_and_exit",)))
+def a_stall_is_retried_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """The checkpoint that it saves when it is ended counts as progress."""
+    replace_everywhere(patch, lifecycle._stalls, lambda turn, attempt: 0)
+
+
+@sabotage(Bias(faults=("gpu_lost", "gpu_lost")))
+def a_broken_gpu_is_the_user_s_error(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(faults, "blamed", lambda state: None)
+
+
+@sabotage(Bias(faults=("gpu_lost", "gpu_lost")))
+def a_training_waits_for_a_lost_gpu_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(faults, "judge_at", lambda state: None)

@@ -14,7 +14,7 @@ Act = Literal["stop", "stop_resume", "cancel", "drill", "submit_again"]
 Fault = Literal[
     "controller_crash", "takeover", "controller_sleeps", "clock_jump", "partition", "broker_down",
     "store_down", "agent_crash", "notice", "withdrawn", "rebalance", "kill", "save_now", "zombie_claims",
-    "zombie_commits",
+    "zombie_commits", "gpu_lost",
 ]  # fmt: skip
 
 INSTALLATION = "inst-simulated"
@@ -22,10 +22,15 @@ HORIZON = 700.0
 """Seconds during which there may be faults. After that all is calm, and everything must come to its end."""
 
 
+ALWAYS = 99
+"""Hangs: a training that never gets beyond one step."""
+
+
 class Plan(msgspec.Struct, kw_only=True):
     """One run. `length`: steps, one a second. `every`: seconds between checkpoints. `answer`: what the
     training does when it is asked to save. `crashes`: how often it fails by itself before it works;
-    `resumes`: whether it goes on from what it is given."""
+    `resumes`: whether it goes on from what it is given. `hangs`: in how many attempts it makes no more step
+    from some moment on, for `hang_seconds` or (None) for ever; ALWAYS: at the same step in each of them."""
 
     spec: RunSpec
     length: int
@@ -34,6 +39,8 @@ class Plan(msgspec.Struct, kw_only=True):
     answer: Answer
     crashes: int
     resumes: bool
+    hangs: int = 0
+    hang_seconds: float | None = None
     acts: list[tuple[float, Act]]
 
 
@@ -72,6 +79,9 @@ class Bias(msgspec.Struct, frozen=True, kw_only=True):
     answers: tuple[Answer, ...] = ()
     max_seconds: float | None = None
     every: float | None = None
+    hangs: int | None = None
+    hang_seconds: float | None = None
+    stall_after: float = 40.0
 
 
 _RATES: dict[str, tuple[float, float]] = {  # chance to be there at all, highest rate
@@ -93,7 +103,7 @@ _RATES: dict[str, tuple[float, float]] = {  # chance to be there at all, highest
 _FAULTS: tuple[Fault, ...] = (
     "controller_crash", "takeover", "controller_sleeps", "clock_jump", "partition", "broker_down",
     "store_down", "agent_crash", "notice", "notice", "notice", "withdrawn", "rebalance", "kill", "save_now",
-    "zombie_claims", "zombie_commits",
+    "zombie_claims", "zombie_commits", "gpu_lost",
 )  # fmt: skip
 _ACTS: tuple[Act, ...] = ("stop", "stop_resume", "cancel", "drill", "submit_again")
 _ANSWERS: tuple[Answer, ...] = ("save_and_exit", "save_and_fail", "save_and_go_on", "ignore", "die")
@@ -144,13 +154,30 @@ def _plan(rng: Random, number: int, bias: Bias) -> Plan:
     )
     acts = [(_moment(rng), rng.choice(_ACTS))] if rng.random() < 0.35 else []
     acts += [(_moment(rng), act) for act in bias.acts]
+    hangs, hang_seconds, stall_after = _hangs(rng, bias)
     return Plan(
-        spec=spec,
+        spec=msgspec.structs.replace(spec, stall_after=stall_after),
         length=rng.randint(60, 360),
         every=bias.every or (rng.uniform(15.0, 70.0) if rng.random() < 0.9 else 1000.0),
         save_seconds=rng.uniform(0.5, grace * 0.8),
         answer=rng.choice(bias.answers or _ANSWERS),
         crashes=rng.choice((0, 0, 0, 0, 0, 1, 2, 4)),
         resumes=rng.random() < 0.93,
+        hangs=hangs,
+        hang_seconds=hang_seconds,
         acts=sorted(acts),
     )
+
+
+def _hangs(rng: Random, bias: Bias) -> tuple[int, float | None, float | None]:
+    """In how many attempts it hangs, for how long, and --stall-after: what hangs for ever must have that to
+    come to an end."""
+    if bias.hangs is not None:
+        return bias.hangs, bias.hang_seconds, bias.stall_after
+    dice = rng.random()
+    limit = rng.choice((25.0, 60.0, 120.0))
+    if dice < 0.08:
+        return rng.choice((1, 1, 2, 4, ALWAYS)), None, limit
+    if dice < 0.16:
+        return rng.choice((1, 4)), rng.uniform(5.0, 200.0), rng.choice((None, limit))
+    return 0, None, limit if dice < 0.3 else None

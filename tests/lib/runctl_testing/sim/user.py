@@ -10,7 +10,7 @@ from runctl_shared.errors import RefusedByGuard, RunctlError
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.requests import CancelRun, InterruptRun, ResumeRun, StopRun, SubmitRun
 from runctl_testing.sim.facts import require
-from runctl_testing.sim.scenario import Act, Plan
+from runctl_testing.sim.scenario import ALWAYS, Act, Plan
 
 if TYPE_CHECKING:
     from runctl_testing.sim.world import World
@@ -96,6 +96,6 @@ class SimUser:
             self.submit()
         limited = self.plan.spec.max_seconds is not None
         stopped = state is RunState.STUCK or (state is RunState.PAUSED and not limited)
-        if self.wish == "train" and stopped and self.resumed < 8:
+        if self.wish == "train" and stopped and self.resumed < (1 if self.plan.hangs == ALWAYS else 8):
             self.resumed += 1
             self._ask(ResumeRun(run=self.run))
