@@ -61,6 +61,14 @@ def test_a_run_as_it_is_asked_for(tmp_path: Path) -> None:
     assert "value" not in repr(made)
 
 
+def test_how_long_it_may_stand_still() -> None:
+    """A limit that is taken for another one, or for none at all."""
+    assert spec(stall_after="30m").stall_after == 1800.0
+    assert spec().stall_after is None
+    assert "--stall-after: 'soon' is not a duration." in refused(stall_after="soon")
+    assert "--stall-after is less than a second" in refused(stall_after="0s")
+
+
 def test_settings_are_used_where_nothing_is_said() -> None:
     settings = Settings(
         state_dir=f"{gettempdir()}/s",

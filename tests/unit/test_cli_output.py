@@ -219,6 +219,8 @@ def test_the_status_line() -> None:
     assert status_line(fast) == "cats · training · step 5/90 · 2.5 steps/s · 34s left"
     assert "4.0s a step" in status_line(_view(phase="training", steps_per_second=0.25))
     assert status_line(_view(state="provisioning", phase="")) == "cats · provisioning"
+    stalled = _view(phase="training", stalled_seconds=100.0)
+    assert status_line(stalled, waited=5.0) == "cats · training · nothing for 1m 45s"
 
 
 def test_the_end_is_told_once() -> None:

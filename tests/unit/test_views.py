@@ -12,7 +12,7 @@ from runctl_controller.core.tables import AttemptState, MachineState, RunState
 from runctl_controller.service.views import run_detail, run_view
 from runctl_controller.store.port import Beat
 from runctl_shared.messages.codec import decode, encode
-from runctl_shared.messages.events import Heartbeat
+from runctl_shared.messages.events import Gpu, Heartbeat
 from runctl_testing.records import change_attempt, change_machine, change_run, new_run, with_attempt
 
 NOW = 10_000.0
@@ -53,6 +53,15 @@ def test_how_long_it_will_take() -> None:
     assert run_view(training(), beat(**(told | {"total_steps": 60})), NOW).eta == 0.0
     ended = run_view(change_attempt(training(), 1, state=AttemptState.ENDED), beat(**told), NOW)
     assert (ended.steps_per_second, ended.eta) == (None, None)
+
+
+def test_the_gpus_and_a_stall_are_those_of_the_newest_heartbeat_as_long_as_it_trains() -> None:
+    """A run that has ended is shown with the GPUs of a machine that is gone, and still stalled."""
+    live = beat(gpus=(Gpu(index=0, name="H100"),), stalled_seconds=7.0)
+    view = run_view(training(), live, NOW)
+    assert ([gpu.name for gpu in view.gpus], view.stalled_seconds) == (["H100"], 7.0)
+    over = run_view(training(state=AttemptState.ENDED), live, NOW)
+    assert (over.gpus, over.stalled_seconds) == ((), 0.0)
 
 
 def test_the_step_never_goes_back_because_a_heartbeat_is_older_than_an_event() -> None:

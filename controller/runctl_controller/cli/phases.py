@@ -13,6 +13,7 @@ _AS_IT_IS = frozenset(
     {
         "attempt", "damaged", "not_resumed", "stop", "cancel", "resume", "drill", "drill_failed", "notice",
         "ended", "unheard", "heard", "fenced", "provider", "store", "checkpoint_failed", "not_supported",
+        "gpu_fault", "stalled", "moves",
     }
 )  # fmt: skip
 _TOO_MUCH = (" may train", " is asked to end")
@@ -74,6 +75,8 @@ def status_line(view: RunView, waited: float = 0.0) -> str:
     risk = at_risk(view, waited)
     if risk:
         parts.append(f"at risk {risk}")
+    if view.stalled_seconds:
+        parts.append(f"nothing for {format_duration(view.stalled_seconds + waited)}")
     if view.unheard:
         parts.append("not heard")
     if view.dollars:

@@ -52,13 +52,14 @@ class Agent:
         command: tuple[str, ...],
         phase: Phase | None = None,
         disk: MemoryDisk | None = None,
+        stall_notice: float = 1800.0,
     ) -> None:
         self.clock = SystemClock()
         self.folder = folder
         self.place = Place(folder / "machine")
         self.place.prepare()
         spec = msgspec.structs.replace(SPEC, command=command, workdir=str(folder), grace=60.0)
-        timing = Timing(heartbeat=0.1)
+        timing = Timing(heartbeat=0.1, stall_notice=stall_notice)
         url = f"sqlite://{folder / 'bus.db'}"
         self.boot = Boot(
             agent="agent-abcd1234-1", attempt=1, spec=spec, bus=url, hard_end=3600.0, timing=timing
