@@ -198,7 +198,7 @@ def test_a_save_on_request_is_no_sign_that_it_goes_on() -> None:
                 written_at=at, wall=1.0, upload_seconds=0.1,
             )
         )  # fmt: skip
-    agent.until(109.0)
+    agent.until(101.0)
     assert not agent.asked
-    agent.until(110.0)
+    agent.until(102.0)
     assert agent.asked
