@@ -143,3 +143,28 @@ def test_the_table_is_sound() -> None:
         48, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140,
     }  # fmt: skip
     assert explain(9999).blame == "unknown"
+
+
+def test_an_error_that_is_read_only_after_the_end_still_counts() -> None:
+    """The training dies at once, and the kernel's log is read a moment later: the user is blamed."""
+    agent = Agent()
+    agent.give(
+        inputs.TrainingExited(at=1000.0, exit_code=1, signal=None, detail="how"),
+        xid_fault("0", 79, 999.9),
+        inputs.Flushed(at=1001.0),
+    )
+    end = agent.told[-1]
+    assert isinstance(end, events.AttemptEnded)
+    assert end.reason == "hardware_fault"
+
+
+def test_what_happened_while_no_agent_was_there_is_judged_by_what_was_known_before() -> None:
+    """A restarted agent sees the last step late, and takes it for a sign that the training survived."""
+    agent = Agent()
+    hello = events.Registered(protocol=1, version="1", capabilities=())
+    agent.give(
+        inputs.Booted(at=2000.0, hello=hello, again=True, trainer="alive", pid=7),
+        inputs.StepSeen(at=2000.1, step=9),
+        xid_fault("0", 48, 1000.0),
+    )
+    assert agent.ends(2000.5).reason == "hardware_fault"
