@@ -24,6 +24,7 @@ from runctl_controller.providers.port import (
     Throttled,
 )
 from runctl_shared.clock import FakeClock
+from runctl_shared.messages.events import NoticeKind
 from runctl_testing.eventually import eventually
 from runctl_testing.machines import OURS, LocalMachines
 
@@ -203,6 +204,8 @@ def test_a_machine_that_was_never_launched(rig: Rig) -> None:
     assert (unseen.state, unseen.machine, unseen.token) == (MachineState.ABSENT, order.machine, order.token)
     with pytest.raises(Refused, match="agent-aaaa-1"):
         rig.provider.interrupt(order, 120.0)
+    with pytest.raises(Refused, match="agent-aaaa-1"):
+        rig.provider.withdraw(order)
     assert list(rig.provider.list_ours(OURS)) == []
 
 
@@ -257,6 +260,39 @@ def test_an_interrupted_machine_lives_until_its_time(rig: Rig) -> None:
     over = until(rig, order, MachineState.TERMINATED)
     assert over.cause is EndCause.INTERRUPTED
     rig.provider.interrupt(order, 1.0)
+    assert sight(rig, order) == over
+
+
+@pytest.mark.parametrize("kind", ["rebalance", "maintenance"])
+def test_a_machine_outlives_a_notice_that_is_no_interruption(rig: Rig, kind: NoticeKind) -> None:
+    """A hint that ends the machine, or that hides the interruption which follows."""
+    order = rig.order("agent-aaaa-1")
+    rig.provider.launch(order)
+    until(rig, order, MachineState.RUNNING)
+    rig.provider.interrupt(order, 0.0, kind)
+    rig.provider.withdraw(order)  # there is none of that kind: no error, and no end of the other
+    assert sight(rig, order).state is MachineState.RUNNING
+    rig.provider.interrupt(order, 0.0)
+    assert until(rig, order, MachineState.TERMINATED).cause is EndCause.INTERRUPTED
+
+
+def test_a_machine_whose_notice_is_withdrawn_stays(rig: Rig) -> None:
+    """A notice that is taken back, and a machine that goes all the same, or that can never be taken again."""
+    order, other = rig.order("agent-aaaa-1"), rig.order("agent-bbbb-1")
+    for each in (order, other):
+        rig.provider.launch(each)
+        until(rig, each, MachineState.RUNNING)
+    rig.provider.interrupt(order, 1.0)
+    rig.provider.withdraw(order)
+    rig.provider.interrupt(order, 3600.0)  # had the first one been kept, the earlier time would count
+    rig.provider.interrupt(other, 1.0)
+    until(rig, other, MachineState.TERMINATED)
+    assert sight(rig, order).state is MachineState.RUNNING
+    rig.provider.withdraw(order)
+    rig.provider.interrupt(order, 0.0)
+    over = until(rig, order, MachineState.TERMINATED)
+    assert over.cause is EndCause.INTERRUPTED
+    rig.provider.withdraw(order)
     assert sight(rig, order) == over
 
 

@@ -95,6 +95,23 @@ def test_a_first_step_below_the_restored_one_is_told() -> None:
     assert [tell.kind for tell in told] == ["not_resumed"]
 
 
+@pytest.mark.parametrize("kind", ["interruption", "rebalance", "maintenance"])
+@pytest.mark.parametrize("withdraw", [False, True])
+def test_a_drill_of_any_kind_is_told_and_passed_on(kind: events.NoticeKind, withdraw: bool) -> None:
+    """A drill for a hint that takes the machine away."""
+    c = Controller()
+    request = requests.InterruptRun(run="test", notice=30.0, kind=kind, withdraw=withdraw)
+    c.ready(1)
+    with pytest.raises(RefusedByGuard):
+        c.request(request)
+    c.hear(1, STARTED)
+    made = c.request(request)
+    (drill,) = wanted(made, effects.Interrupt)
+    assert (drill.machine, drill.kind, drill.withdraw) == ("agent-test-1", kind, withdraw)
+    assert [tell.kind for tell in wanted(made, effects.Tell)] == ["drill"]
+    assert c.state() is RunState.TRAINING
+
+
 # -- permission ----------------------------------------------------------------------------------
 
 

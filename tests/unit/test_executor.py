@@ -123,6 +123,9 @@ class TestMachines:
         hands(effects.Launch(machine=AGENT))
         hands(effects.Interrupt(machine=AGENT, notice=30.0, actor="user:x"))
         assert hands.provider.notice(AGENT) == hands.clock.now() + 30.0
+        hands(effects.Interrupt(machine=AGENT, notice=30.0, actor="user:x", kind="rebalance"))
+        hands(effects.Interrupt(machine=AGENT, notice=0.0, actor="user:x", withdraw=True))
+        assert (hands.provider.notice(AGENT), hands.provider.told(AGENT)) == (None, {"rebalance"})
 
 
 class TestCommands:

@@ -220,7 +220,7 @@ def test_an_interruption_is_announced_to_the_machine(local: LocalMachines) -> No
     local.provider.interrupt(order, 3600.0)
     notice = json.loads(local.said("notice"))
     assert notice["action"] == "terminate"
-    local.provider.recommend_rebalance(order)
+    local.provider.interrupt(order, 0.0, "rebalance")
     assert json.loads(local.said("rebalance"))["noticeTime"] < notice["time"]
     assert alive(local.begun()[0])
     local.provider.interrupt(order, 0.0)

@@ -10,6 +10,7 @@ from runctl_controller.cli.options import json_option
 
 if TYPE_CHECKING:
     from runctl_shared.messages.base import Body
+    from runctl_shared.messages.events import NoticeKind
 
 _run = click.argument("run", metavar="RUN")
 
@@ -63,8 +64,15 @@ def cancel(run: str, yes: bool, as_json: bool) -> int:
 @click.command()
 @_run
 @click.option("--notice", default="30s", metavar="TIME", help="Notice that its machine gets.  [30s]")
+@click.option(
+    "--kind",
+    type=click.Choice(["interruption", "rebalance", "maintenance"]),
+    default="interruption",
+    help="What it is told; after the other two nothing happens to it.  [interruption]",
+)
+@click.option("--withdraw", is_flag=True, help="Take a notice of that kind back.")
 @json_option
-def interrupt(run: str, notice: str, as_json: bool) -> int:
+def interrupt(run: str, notice: str, kind: NoticeKind, withdraw: bool, as_json: bool) -> int:
     """Have the machine of a run taken away, with notice: a drill. It resumes on another one."""
     from runctl_shared.errors import UsageError
     from runctl_shared.messages.requests import InterruptRun
@@ -76,7 +84,7 @@ def interrupt(run: str, notice: str, as_json: bool) -> int:
         raise UsageError(f"--notice: {error.what}", error.mend) from None
     if seconds > 86_400:
         raise UsageError("--notice is longer than a day.", "Give a duration such as 30s or 2m.")
-    return _act(InterruptRun(run=_known(run), notice=seconds), as_json)
+    return _act(InterruptRun(run=_known(run), notice=seconds, kind=kind, withdraw=withdraw), as_json)
 
 
 def _known(run: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from runctl_shared.messages.base import Body
+from runctl_shared.messages.events import NoticeKind
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,9 +36,13 @@ class Terminate(Effect, frozen=True, kw_only=True):
 
 
 class Interrupt(Effect, frozen=True, kw_only=True):
+    """A drill: a notice of `kind`, or, with `withdraw`, its end."""
+
     machine: str
     notice: float
     actor: str
+    kind: NoticeKind = "interruption"
+    withdraw: bool = False
 
 
 class Look(Effect, frozen=True, kw_only=True):

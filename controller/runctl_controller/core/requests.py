@@ -105,7 +105,7 @@ def resume(turn: Turn, body: ResumeRun, actor: str) -> Done:
 
 
 def interrupt(turn: Turn, body: InterruptRun, actor: str) -> Done:
-    """A drill: the provider takes the machine away, with notice."""
+    """A drill: the provider takes the machine away, with notice, or says something else of the kind."""
     attempt = turn.record.current
     name = turn.record.run.spec.name
     if attempt is None or attempt.state not in (AttemptState.TRAINING, AttemptState.SAVING):
@@ -113,11 +113,24 @@ def interrupt(turn: Turn, body: InterruptRun, actor: str) -> Done:
             f"{name} is not training now ({turn.record.run.state.value}).",
             "Wait until it trains, then interrupt.",
         )
-    turn.do(Interrupt(machine=attempt.agent, notice=body.notice, actor=actor))
-    turn.tell(
-        "drill", f"a drill: the machine goes in {body.notice:.0f} s", attempt=attempt.number, actor=actor
+    turn.do(
+        Interrupt(
+            machine=attempt.agent, notice=body.notice, actor=actor, kind=body.kind, withdraw=body.withdraw
+        )
     )
-    return Done(run=turn.record.run.id, note=f"the machine of {name} is taken in {body.notice:.0f} s")
+    what = _announced(body)
+    turn.tell("drill", f"a drill: the machine {what}", attempt=attempt.number, actor=actor)
+    return Done(run=turn.record.run.id, note=f"the machine of {name} {what}")
+
+
+def _announced(body: InterruptRun) -> str:
+    if body.withdraw:
+        return f"has its {body.kind} notice withdrawn"
+    if body.kind == "rebalance":
+        return "is told that it may be taken soon"
+    if body.kind == "maintenance":
+        return f"is told of maintenance in {body.notice:.0f} s"
+    return f"is taken in {body.notice:.0f} s"
 
 
 def check_removable(record: Record) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runctl_controller.providers.local.tags import INSTALLATION
 from runctl_controller.providers.port import (
@@ -18,6 +18,7 @@ from runctl_controller.providers.port import (
 )
 from runctl_shared.clock import Clock
 from runctl_shared.errors import ProviderFailed
+from runctl_shared.messages.events import NoticeKind
 
 _OFFERS = (
     Offer(provider="fake", kind="small", place="here", price=0.5, spot=True, notice=120.0),
@@ -37,6 +38,7 @@ class _Machine:
     gone_at: float | None = None
     cause: EndCause | None = None
     taken_at: float | None = None
+    told: set[NoticeKind] = field(default_factory=set)
 
 
 class FakeProvider:
@@ -88,6 +90,11 @@ class FakeProvider:
         with self._lock:
             times = [m.taken_at for m in self._machines.values() if m.order.machine == machine]
             return times[-1] if times else None
+
+    def told(self, machine: str) -> set[NoticeKind]:
+        """Of which kinds `machine` has a notice now."""
+        with self._lock:
+            return {kind for m in self._machines.values() if m.order.machine == machine for kind in m.told}
 
     def burning(self) -> list[str]:
         """The machines that cost money now, visible to `describe` or not."""
@@ -145,16 +152,30 @@ class FakeProvider:
                 and self._state(machine) is not MachineState.TERMINATED
             ]
 
-    def interrupt(self, order: LaunchOrder, notice: float) -> None:
+    def interrupt(self, order: LaunchOrder, notice: float, kind: NoticeKind = "interruption") -> None:
         with self._lock:
             self._called("interrupt", order.machine)
-            machine = self._machines.get(order.token)
-            if machine is None:
-                raise Refused(f"There is no machine {order.machine}.", "Look at the list of machines.")
-            at = self._clock.now() + max(0.0, notice)
-            machine.taken_at = at if machine.taken_at is None else min(at, machine.taken_at)
+            machine = self._known(order)
+            if kind == "interruption":
+                at = self._clock.now() + max(0.0, notice)
+                machine.taken_at = at if machine.taken_at is None else min(at, machine.taken_at)
+            machine.told.add(kind)
+
+    def withdraw(self, order: LaunchOrder, kind: NoticeKind = "interruption") -> None:
+        with self._lock:
+            self._called("withdraw", order.machine)
+            machine = self._known(order)
+            if kind == "interruption" and self._state(machine) is not MachineState.TERMINATED:
+                machine.taken_at = None
+            machine.told.discard(kind)
 
     # Inside; the lock is held.
+
+    def _known(self, order: LaunchOrder) -> _Machine:
+        machine = self._machines.get(order.token)
+        if machine is None:
+            raise Refused(f"There is no machine {order.machine}.", "Look at the list of machines.")
+        return machine
 
     def _called(self, operation: str, what: str) -> None:
         self.calls.append((operation, what))

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from runctl_shared.errors import ProviderFailed
+from runctl_shared.messages.events import NoticeKind
 
 
 class NoCapacity(ProviderFailed):
@@ -130,7 +131,13 @@ class Provider(Protocol):
         """Every machine that carries this installation's tag and is not terminated. Nothing else, ever."""
         ...
 
-    def interrupt(self, order: LaunchOrder, notice: float) -> None:
-        """Have the machine taken away after `notice` seconds, with the provider's real notice to it
-        (a drill). Raises Refused where the provider cannot."""
+    def interrupt(self, order: LaunchOrder, notice: float, kind: NoticeKind = "interruption") -> None:
+        """A drill, with the provider's real notice to the machine: have it taken away after `notice` seconds,
+        or only tell it to expect that (rebalance), or maintenance after `notice` seconds, of which nothing
+        follows. Said again, it never puts an end off. Raises Refused where the provider cannot."""
+        ...
+
+    def withdraw(self, order: LaunchOrder, kind: NoticeKind = "interruption") -> None:
+        """Take the drill's notice back, and what was to follow from it; none is no error. Raises Refused
+        where the provider cannot."""
         ...

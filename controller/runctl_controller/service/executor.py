@@ -107,7 +107,10 @@ class Executor:
     def _interrupt(self, record: Record, effect: effects.Interrupt) -> inputs.Input:
         provider, order = self._order(record, effect.machine)
         try:
-            provider.interrupt(order, effect.notice)
+            if effect.withdraw:
+                provider.withdraw(order, effect.kind)
+            else:
+                provider.interrupt(order, effect.notice, effect.kind)
         except ProviderFailed as error:
             return inputs.InterruptAnswered(
                 at=self._clock.now(), machine=effect.machine, error=error.code, detail=str(error)

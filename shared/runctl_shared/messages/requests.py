@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runctl_shared.messages.base import Body
+from runctl_shared.messages.events import NoticeKind
 from runctl_shared.messages.fields import Attempt, Count, Moment, Seconds, Word
 from runctl_shared.spec import RunSpec
 
@@ -58,10 +59,16 @@ class RemoveRun(Body, frozen=True, kw_only=True):
 
 
 class InterruptRun(Body, frozen=True, kw_only=True):
-    """A drill: have the machine taken away after `notice` seconds, with the provider's notice to it."""
+    """A drill: have the machine taken away after `notice` seconds, with the provider's notice to it.
+
+    Of another `kind` it is only announced, and the machine stays. `withdraw`: the notice of that kind is
+    taken back, as providers now and then do.
+    """
 
     run: Word
     notice: Seconds = 120.0
+    kind: NoticeKind = "interruption"
+    withdraw: bool = False
 
 
 class ListCheckpoints(Body, frozen=True, kw_only=True):

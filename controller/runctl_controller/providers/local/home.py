@@ -74,11 +74,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controller wants. Times are UTC seconds."""
+    """What the controller wants. Times are UTC seconds; `maintenance` as the metadata service serves it."""
 
     end: bool = False
     interrupt_at: float | None = None
     rebalance_at: float | None = None
+    maintenance: tuple[dict[str, str], ...] = ()
 
 
 class Home:

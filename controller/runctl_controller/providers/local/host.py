@@ -144,12 +144,16 @@ class Host:
     def _hear(self) -> None:
         wanted = self._home.wanted()
         self._watch.asked = wanted.end
-        if wanted.interrupt_at is not None and wanted.interrupt_at != self._interrupt_at:
-            self._interrupt_at = wanted.interrupt_at
-            self._watch.taken_at = self._clock.monotonic() + wanted.interrupt_at - self._clock.now()
+        if wanted.interrupt_at != self._interrupt_at:
+            self._interrupt_at = at = wanted.interrupt_at
+            now = self._clock.monotonic()
+            self._watch.taken_at = None if at is None else now + at - self._clock.now()
         if self._imds is not None:
             self._imds.metadata = msgspec.structs.replace(
-                self._imds.metadata, taken_at=wanted.interrupt_at, rebalance_at=wanted.rebalance_at
+                self._imds.metadata,
+                taken_at=wanted.interrupt_at,
+                rebalance_at=wanted.rebalance_at,
+                maintenance=wanted.maintenance,
             )
 
     def _collect(self) -> None:

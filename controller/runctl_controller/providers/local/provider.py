@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from runctl_controller.providers.local.drills import announced, withdrawn
 from runctl_controller.providers.local.home import (
     Home,
     Plan,
@@ -39,6 +40,7 @@ from runctl_controller.providers.port import (
 )
 from runctl_shared.clock import Clock
 from runctl_shared.ids import is_id
+from runctl_shared.messages.events import NoticeKind
 
 log = logging.getLogger("runctl.local")
 
@@ -116,24 +118,20 @@ class LocalProvider:
                     found.append(record.sighting())
             return found
 
-    def interrupt(self, order: LaunchOrder, notice: float) -> None:
-        """Raises Refused for a machine that was never launched. A repeated call never puts the end off."""
-        at = self._clock.now() + max(0.0, notice)
+    def interrupt(self, order: LaunchOrder, notice: float, kind: NoticeKind = "interruption") -> None:
+        """Raises Refused for a machine that was never launched."""
+        now = self._clock.now()
+        self._drill(order, lambda wanted: announced(wanted, kind, now, notice))
+
+    def withdraw(self, order: LaunchOrder, kind: NoticeKind = "interruption") -> None:
+        """Raises Refused for a machine that was never launched. One that is taken already stays so."""
+        self._drill(order, lambda wanted: withdrawn(wanted, kind))
+
+    def _drill(self, order: LaunchOrder, change: Callable[[Wanted], Wanted]) -> None:
         with self._errors():
-            known = self._want(
-                order,
-                lambda wanted: msgspec.structs.replace(
-                    wanted, interrupt_at=at if wanted.interrupt_at is None else min(at, wanted.interrupt_at)
-                ),
-            )
+            known = self._want(order, change)
         if not known:
             raise Refused(f"There is no machine {order.machine}.", "Look at the list of machines.")
-
-    def recommend_rebalance(self, order: LaunchOrder) -> None:
-        """A drill: the machine's metadata say from now on that it is likelier than others to be taken."""
-        now = self._clock.now()
-        with self._errors():
-            self._want(order, lambda wanted: msgspec.structs.replace(wanted, rebalance_at=now))
 
     def console(self, order: LaunchOrder) -> str:
         """What the agent of a failed machine said last; empty when it said nothing, or did not fail."""
