@@ -17,6 +17,7 @@ import pytest
 from runctl_testing.aftermath import Witness, witnessed
 from runctl_testing.amqp_lab import Lab
 from runctl_testing.controller_process import House, Ways
+from runctl_testing.ward import Ward
 from runctl_testing.wired import Wired
 
 DEFAULT_REPEAT = 3
@@ -53,6 +54,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def dice(request: pytest.FixtureRequest) -> random.Random:
     """Randomness that the test's id tells how to draw again."""
     return random.Random(request.param)
+
+
+@pytest.fixture(scope="module")
+def ward_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One house for the trainings of a whole module: most faults need no controller of their own."""
+    state = tmp_path_factory.mktemp("ward") / "state"
+    made = House(state, f"sqlite://{state / 'bus.db'}")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def ward(ward_house: House, tmp_path: Path) -> Ward:
+    """For an odd training, and what its provider does to it."""
+    return Ward(ward_house, tmp_path)
 
 
 @pytest.fixture

@@ -161,6 +161,33 @@ def test_a_folder_is_complete_unless_something_in_it_says_otherwise(tmp_path: Pa
     assert verdict.reason.startswith("optimizer.pt: ")
 
 
+@pytest.mark.parametrize(
+    ("part", "index"),
+    [
+        ("model-{:05d}-of-00003.safetensors", "model.safetensors.index.json"),
+        ("diffusion_pytorch_model.fp16-{:05d}-of-00003.bin", "diffusion_pytorch_model.bin.index.fp16.json"),
+        ("ckpt-7.data-{:05d}-of-00003", "ckpt-7.index"),
+        ("unet/model-{:05d}-of-00003.safetensors", "unet/model.safetensors.index.json"),
+    ],
+)
+def test_numbered_parts_want_all_the_others_and_their_index(tmp_path: Path, part: str, index: str) -> None:
+    """A checkpoint of many files that is stored before the one that makes sense of them is there."""
+    put(tmp_path, "checkpoint-5/config.json", b"{}")
+    put(tmp_path, "checkpoint-5/model.index.json", b"")  # of another folder, or not written yet
+    for number in (1, 2):
+        found = put(tmp_path, f"checkpoint-5/{part.format(number)}", b"x")
+    assert check(found).reason.endswith("2 of its 3 parts are there")
+    found = put(tmp_path, f"checkpoint-5/{part.format(3)}", b"x")
+    assert check(found).reason.endswith("the index of its 3 parts is not there")
+    assert check(put(tmp_path, f"checkpoint-5/{index}", b"{}")).complete
+
+
+@pytest.mark.parametrize("name", ["part-1-of-4.pt", "data-00000-of-00004.npy", "model-00001-of-00004.pt"])
+def test_parts_by_another_habit_are_not_judged(tmp_path: Path, name: str) -> None:
+    """A checkpoint that would never be stored, for want of a file that nobody writes."""
+    assert check(put(tmp_path, f"checkpoint-5/{name}", WHOLE["ckpt.pt"])).complete
+
+
 def test_a_folder_that_is_marked_as_unfinished_is_not_complete(tmp_path: Path) -> None:
     put(tmp_path, "checkpoint-5/model.bin", b"x")
     found = put(tmp_path, "checkpoint-5/checkpoint-is-incomplete.txt", b"")

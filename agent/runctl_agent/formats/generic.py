@@ -7,6 +7,7 @@ import msgspec
 from runctl_agent.formats.base import COMPLETE, Entry, Format, Verdict, incomplete
 from runctl_agent.formats.naming import epoch_in, step_in
 from runctl_agent.formats.npz import Npz
+from runctl_agent.formats.shards import check_shards
 from runctl_agent.formats.torch_zip import TorchZip
 
 _UNFINISHED = "checkpoint-is-incomplete.txt"
@@ -14,8 +15,8 @@ _UNFINISHED = "checkpoint-is-incomplete.txt"
 
 
 class Generic:
-    """Complete unless something in it says otherwise: it is empty, is marked as unfinished, or holds a file
-    whose own format shows that it is not whole."""
+    """Complete unless something in it says otherwise: it is empty, is marked as unfinished, holds a file
+    whose own format shows that it is not whole, or lacks some of its numbered parts or their index."""
 
     name = "generic"
     signed = False
@@ -37,7 +38,7 @@ class Generic:
             verdict = self._check_part(part)
             if not verdict.complete:
                 return msgspec.structs.replace(verdict, reason=f"{name[:80]}: {verdict.reason}")
-        return COMPLETE
+        return check_shards(entry)
 
     def _check_part(self, part: Entry) -> Verdict:
         for kind in self.parts:

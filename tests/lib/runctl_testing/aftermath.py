@@ -11,6 +11,7 @@ Nothing here asks the code under test how it is: `tiny_train.py` writes the diar
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 from collections.abc import Iterator
@@ -93,8 +94,8 @@ class Witness:
         finished = [line for line in self.diary() if line.kind == "finished"]
         if detail.run.state == "succeeded":
             assert len(finished) == 1, finished
-            output = self._house.log(run, finished[0].attempt)
-            assert f"finished total={expected(finished[0].value)}" in output
+            output = self._repository(run).logs.read_log(finished[0].attempt, 0, 1 << 40)
+            assert f"finished total={expected(finished[0].value)}".encode() in output
 
     def _ledger_is_whole(self, detail: RunDetail) -> None:
         for machine in detail.machines:
@@ -109,6 +110,18 @@ class Witness:
     def _nothing_runs(self) -> None:
         """No agent, host or training of this house; only its controller may live."""
         eventually(lambda: not self.machines(), 30, 0.1, "every process of the machines to be gone")
+        # What hides from its family, its session and its environment still has the diary open.
+        eventually(self._diary_is_free, 30, 0.1, "whatever holds the diary to be gone")
+
+    def _diary_is_free(self) -> bool:
+        if not self._diary.exists():
+            return True
+        with self._diary.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
     def machines(self) -> list[str]:
         """Living processes of the house's machines, found by what they were started with."""

@@ -58,6 +58,11 @@ class Diary:
             except BlockingIOError:
                 self.note("two", os.getpid())
 
+    def share(self) -> None:
+        """Whatever this training starts from now on holds the lock as well, for as long as it lives."""
+        if self._file is not None:
+            os.set_inheritable(self._file.fileno(), True)
+
     def note(self, kind: str, value: int) -> None:
         if self._file is not None:
             self._file.write(f"{os.environ['RUNCTL_ATTEMPT']} {kind} {value}\n")
