@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import pty
-import select
 import signal
 import stat
 import subprocess
@@ -18,6 +15,7 @@ import pytest
 
 from runctl_testing.eventually import eventually
 from runctl_testing.house import PATIENCE, CommandLine, command_line, finished, steps_in
+from runctl_testing.tty import on_terminal
 
 
 @pytest.fixture(scope="module")
@@ -214,52 +212,10 @@ def test_the_environment_of_the_training(runctl: CommandLine) -> None:
     assert said.out == "PYTHONHASHSEED 5\nOMP_NUM_THREADS 3\nMINE a=b\n"
 
 
-def _screen(runctl: CommandLine, answers: dict[str, bytes], *arguments: str) -> tuple[int, str]:
-    """`runctl` on a terminal of its own; once it shows a key of `answers`, that is typed. (code, shown)"""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        runctl.argv(*arguments),
-        env=runctl.env | {"TERM": "xterm", "COLUMNS": "100"},
-        cwd=runctl.folder,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-        preexec_fn=_take_terminal,
-    )
-    os.close(slave)
-    shown = b""
-    try:
-        while select.select([master], [], [], PATIENCE)[0]:
-            try:
-                data = os.read(master, 65536)
-            except OSError as error:
-                if error.errno == errno.EIO:  # the other end is closed
-                    break
-                raise
-            shown += data
-            for words in [w for w in answers if w.encode() in shown]:
-                os.write(master, answers.pop(words))
-        return process.wait(PATIENCE), shown.decode()
-    finally:
-        os.close(master)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-
-def _take_terminal() -> None:
-    """In the new session: stdin becomes the terminal from which Ctrl-C comes."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
 def test_ctrl_c_on_a_terminal_asks(runctl: CommandLine) -> None:
     answers = {"step=40 ": b"\x03", "[c]ontinue": b"s\n"}
     words = runctl.train("--steps", "100000", "--step-time", "0.05")
-    code, shown = _screen(runctl, answers, "run", "--name", "seen", *words)
+    code, shown = on_terminal(runctl, answers, "run", "--name", "seen", *words)
     assert code == 75
     assert "seen is paused" in shown
     # The status line was there, and was wiped away before anything else was written.
@@ -271,7 +227,7 @@ def test_ctrl_c_on_a_terminal_asks(runctl: CommandLine) -> None:
 def test_ctrl_c_twice_detaches(runctl: CommandLine) -> None:
     answers = {"step=5 ": b"\x03", "[c]ontinue": b"\x03"}
     words = runctl.train("--steps", "100000", "--step-time", "0.05")
-    code, shown = _screen(runctl, answers, "run", "--name", "left", *words)
+    code, shown = on_terminal(runctl, answers, "run", "--name", "left", *words)
     assert code == 0
     assert "detached; left goes on" in shown
     assert runctl.show("left")["run"]["state"] == "training"
@@ -280,7 +236,7 @@ def test_ctrl_c_twice_detaches(runctl: CommandLine) -> None:
 
 def test_a_terminal_is_not_taken_over_by_output(runctl: CommandLine) -> None:
     source = r"print('\x1b]0;owned\x07\x1b]52;c;aGk=\x07\x1b[31mred\x1b[0m \x1b[2Jend')" + "\n"
-    code, shown = _screen(runctl, {}, "run", "--name", "odd", *runctl.script("odd.py", source))
+    code, shown = on_terminal(runctl, {}, "run", "--name", "odd", *runctl.script("odd.py", source))
     assert code == 0
     assert "\x1b[31mred\x1b[0m end" in shown
     assert "\x1b]" not in shown
@@ -291,9 +247,9 @@ def test_cancel_asks_on_a_terminal(runctl: CommandLine) -> None:
     words = runctl.train("--steps", "100000", "--step-time", "0.05")
     assert runctl("run", "--detach", "--name", "doubt", *words).code == 0
     runctl.until("doubt", "training")
-    assert _screen(runctl, {"[y/N]": b"n\n"}, "cancel", "doubt")[0] == 1
+    assert on_terminal(runctl, {"[y/N]": b"n\n"}, "cancel", "doubt")[0] == 1
     assert runctl.show("doubt")["run"]["state"] == "training"
-    assert _screen(runctl, {"[y/N]": b"y\n"}, "cancel", "doubt")[0] == 0
+    assert on_terminal(runctl, {"[y/N]": b"y\n"}, "cancel", "doubt")[0] == 0
     runctl.until("doubt", "cancelled")
 
 

@@ -428,3 +428,26 @@ def test_an_illegal_transition_raises() -> None:
     for phase in Phase:
         for state in PHASES.after[phase]:
             PHASES.check(phase, state)
+
+
+@pytest.mark.parametrize(
+    ("printed", "saved", "killed", "reached", "lost"),
+    [
+        (64, 60, True, 64, 4),
+        (50, 60, True, 60, None),  # it prints seldom, or no more: nobody knows what it did after the save
+        (50, 60, False, 60, 0),  # it saved when it was asked to, and ended
+        (None, 60, True, None, None),
+    ],
+)
+def test_lost_steps_are_told_only_when_they_are_known(
+    printed: int | None, saved: int, killed: bool, reached: int | None, lost: int | None
+) -> None:
+    """A training that prints no more is told to have lost nothing, and to have got less far than it saved."""
+    agent = training(last_step=printed)
+    agent.give(notice(10.0, 60.0))
+    agent.give(stored(21.0, 20.0, saved))
+    if killed:
+        agent.give(inputs.Tick(at=67.0))
+    agent.give(exited(67.1, None, "SIGKILL") if killed else exited(67.1, 143))
+    agent.give(inputs.Flushed(at=68.0))
+    assert (agent.end.last_step, agent.end.saved_step, agent.end.lost_steps) == (reached, saved, lost)

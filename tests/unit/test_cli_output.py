@@ -73,6 +73,8 @@ _HARMFUL = [
     b"\x1bc",
     b"\x9b2J".replace(b"\x9b", b"\xc2\x9b"),
     b"\x07\x05\x0e",
+    b"\x1b(0",
+    b"\x1b#8",
 ]
 
 
@@ -94,6 +96,36 @@ def test_colours_progress_bars_and_letters_stay() -> None:
     ):
         parts = Sanitizer()
         assert b"".join(parts.feed(bytes([byte])) for byte in text) == text
+
+
+@pytest.mark.parametrize("broken", [b"\x1b\n", b"\x1b[3\n1m", b"\x1b[31", b"\x1b]0;title\n", b"\x1b"])
+def test_what_follows_half_an_escape_is_shown(broken: bytes) -> None:
+    """Held back for ever, waiting for an end that does not come: it may be the last lines of a training."""
+    screen = Sanitizer()
+    shown = screen.feed(broken + b"Error: out of memory\n") + screen.end()
+    assert shown.endswith(b"rror: out of memory\n")  # the E may end the sequence
+    assert b"\x1b" not in shown
+
+
+def test_bytes_that_are_no_text_are_no_commands() -> None:
+    """On a terminal that is not set to UTF-8, 0x9b begins a command."""
+    screen = Sanitizer()
+    shown = b"".join(screen.feed(bytes([byte])) for byte in b"a\x9b5nb\xff\xc3\xbcc\xc3") + screen.end()
+    assert shown.decode() == "a\ufffd5nb\ufffd\u00fcc\ufffd"
+
+
+def test_colours_do_not_outlive_the_training() -> None:
+    """A training that dies in the middle of red, or of hidden, text and leaves the user's shell so."""
+    for output, ended in ((b"\x1b[1;31mred", True), (b"\x1b[8m", True), (b"\x1b[31mred\x1b[0m", False)):
+        stream = Sanitizer()
+        assert stream.feed(output) == output
+        assert stream.end() == (b"\x1b[0m" if ended else b"")
+    screen, out, err = _screen(True)
+    screen.output(b"\x1b[31mred\n")
+    screen.say("ours")
+    screen.close()
+    assert out.getvalue() == b"\x1b[31mred\n\x1b[0m"
+    assert err.getvalue() == "runctl: ours\n"
 
 
 def test_an_escape_that_never_ends_is_none() -> None:
@@ -138,6 +170,15 @@ def test_the_status_line_stays_out_of_a_line_that_is_begun() -> None:
     assert err.getvalue() == ""
     screen.say("saved")
     assert err.getvalue() == "\nrunctl: saved\ntraining"
+
+
+def test_json_that_no_terminal_obeys() -> None:
+    """JSON escapes only what is below a space: 0x9b begins a command as well."""
+    nasty = {"out": b"\x1b[2J\xc2\x9b2J\x7f\xe2\x80\xae\xc3\xbc"}
+    text = to_json(nasty)
+    assert json.loads(text) == {"out": "\x1b[2J\x9b2J\x7f\u202e\u00fc"}
+    assert not [each for each in text if each != "\n" and (each < " " or "\x7f" <= each <= "\x9f")]
+    assert "\u202e" not in text
 
 
 def test_json_that_every_parser_takes() -> None:

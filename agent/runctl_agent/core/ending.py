@@ -200,14 +200,12 @@ def finish(turn: Turn, reason: EndReason, detail: str) -> None:
         ended = state.ended_at if state.ended_at is not None else turn.at
         since = state.saved_at if state.saved_at is not None else state.started_at
         lost = max(0.0, ended - since)
-        base = state.saved_step if state.saved_step is not None else state.restored_step
-        if state.last_step is not None and (base is not None or state.saved_at is None):
-            steps = max(0, state.last_step - (base or 0))
+        steps = _lost_steps(state)
     report = AttemptEnded(
         reason=reason,
         exit_code=state.exit_code,
         signal=state.exit_signal,
-        last_step=state.last_step,
+        last_step=_reached(state),
         saved_step=state.saved_step,
         lost_seconds=lost,
         lost_steps=steps,
@@ -218,6 +216,25 @@ def finish(turn: Turn, reason: EndReason, detail: str) -> None:
     turn.report(report)
     turn.do(WriteEnd(record=report))
     turn.do(Drain())
+
+
+def _reached(state: State) -> int | None:
+    """The last step that is known: what was saved was reached, whether it was printed or not."""
+    if state.last_step is None or state.saved_step is None or state.saved_at is None:
+        return state.last_step
+    return max(state.last_step, state.saved_step)
+
+
+def _lost_steps(state: State) -> int | None:
+    """Steps since the newest verified checkpoint; None when nobody knows how many there were."""
+    base = state.saved_step if state.saved_step is not None else state.restored_step
+    if state.last_step is None or (base is None and state.saved_at is not None):
+        return None
+    if base is not None and state.last_step < base and state.saved_at is not None:
+        # It saved beyond what it had printed. Only when it was asked to, and ended, was that its last step.
+        asked = state.asked_at is not None and state.saved_at >= state.asked_at
+        return 0 if asked and not state.killed else None
+    return max(0, state.last_step - (base or 0))
 
 
 def maybe_shut_down(turn: Turn) -> None:

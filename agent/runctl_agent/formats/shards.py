@@ -16,14 +16,14 @@ _PART = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.safetensors|\.bin|\.h5|\.msgp
 
 def check_shards(entry: Entry) -> Verdict:
     """Whether each set of numbered parts in the folder `entry` is all there, with its index."""
-    parts: dict[tuple[str, ...], int] = {}
+    parts: dict[tuple[str, str, str, str], int] = {}
     indexed = set()
     for file in entry.files:
         folder, _, name = file.path.rpartition("/")
         found = _PART.fullmatch(name)
         if found and (found[3] or found[1].endswith(".data")):
-            of = (folder, *found.groups(""))
-            parts[of] = parts.get(of, 0) + 1
+            set_ = (folder, found[1], found[2], found[3] or "")
+            parts[set_] = parts.get(set_, 0) + 1
         elif ".index" in name and file.size:
             indexed.add(folder)
     for (folder, stem, of, _), count in parts.items():

@@ -55,7 +55,9 @@ def cancel(run: str, yes: bool, as_json: bool) -> int:
     except RefusedByGuard as refused:
         if as_json or "--yes" not in refused.mend or not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        click.echo(f"runctl: {refused.what}", err=True)
+        from runctl_controller.cli.output import clean
+
+        click.echo(f"runctl: {clean(refused.what)}", err=True)
     if not click.confirm("runctl: cancel it all the same?", err=True):
         return 1
     return _act(CancelRun(run=name, force=True), as_json)

@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 
 # Escape sequences, control characters, and what turns the direction of text: it could show a lie.
-_CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[ -/]*[@-~]"
-    r"|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
-)
+_MISLEADING = r"\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff"
+_CONTROL = re.compile(rf"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x1f{_MISLEADING}]")
+_UNSAFE = re.compile(rf"[{_MISLEADING}]")
 
 
 def emit(
@@ -29,9 +28,12 @@ def emit(
 
 
 def to_json(value: Any) -> str:
-    """JSON that every parser takes: NaN and infinities become null, bytes become text."""
+    """JSON that every parser takes, and every terminal: NaN and infinities become null, bytes become text,
+    and what a terminal would obey is written as an escape of JSON's own."""
     plain = msgspec.to_builtins(value, builtin_types=(bytes,))
-    return json.dumps(_plain(plain), indent=2, ensure_ascii=False)
+    text = json.dumps(_plain(plain), indent=2, ensure_ascii=False)
+    # JSON leaves those as they are; a terminal does not. They can stand in strings only.
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def to_json_line(value: Any) -> str:

@@ -78,10 +78,16 @@ class Screen:
 
     def close(self) -> None:
         self.status("")
+        if self._sanitizer is not None:
+            self._out.write(self._sanitizer.end())
+            self._out.flush()
         self._end_line()
 
     def _end_line(self) -> None:
-        """On a terminal that shows both, ours begins on a line of its own."""
+        """On a terminal that shows both, ours begins on a line of its own, in no colour of the training's."""
+        if self._sanitizer is not None and (plain := self._sanitizer.plain()):
+            self._out.write(plain)
+            self._out.flush()
         if self._shared and self._line_begun:
             self._err.write("\n")
             self._err.flush()

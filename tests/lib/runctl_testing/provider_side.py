@@ -34,6 +34,7 @@ class ProviderSide:
 
     def _order(self, run: str, attempt: int) -> LaunchOrder:
         home = Home(self.folder(run, attempt))
-        plan = eventually(lambda: home.record() and home.plan(), what=f"the machine of attempt {attempt}")
+        eventually(home.record, what=f"the machine of attempt {attempt}")
+        plan = home.plan()
         assert plan is not None
         return plan.order
