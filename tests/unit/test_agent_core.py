@@ -451,3 +451,16 @@ def test_lost_steps_are_told_only_when_they_are_known(
     agent.give(exited(67.1, None, "SIGKILL") if killed else exited(67.1, 143))
     agent.give(inputs.Flushed(at=68.0))
     assert (agent.end.last_step, agent.end.saved_step, agent.end.lost_steps) == (reached, saved, lost)
+
+
+def test_a_deadline_that_comes_nearer_is_told_again_and_one_that_wanders_is_not() -> None:
+    """A controller that waits for ten minutes for the end of a machine that is gone."""
+    agent = training()
+    for at, deadline in ((10.0, 600.0), (11.0, 599.5), (12.0, 640.0), (13.0, 20.0), (14.0, 19.0)):
+        agent.give(notice(at, deadline))
+    told = [body.deadline for body in agent.reports if isinstance(body, events.NoticeReceived)]
+    assert told == [600.0, 20.0]
+    assert agent.state.deadline_at == 33.0
+    agent.give(notice(15.0, None, "n2", "rebalance"))
+    agent.give(notice(16.0, None, "n2", "rebalance"))
+    assert len([body for body in agent.reports if isinstance(body, events.NoticeReceived)]) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from runctl_controller.core import effects, inputs
@@ -139,6 +140,22 @@ def test_a_withdrawn_notice_drops_the_successor_and_a_new_one_brings_another() -
     c.hear(1, events.NoticeWithdrawn(notice="n1"))
     assert (c.attempt(1).open, c.attempt(2).reason, c.state()) == (True, "replaced", RunState.TRAINING)
     assert wanted(c.hear(1, NOTICE), effects.Launch)
+
+
+def test_what_its_provider_says_after_the_attempts_end_still_ends_its_machine() -> None:
+    """A machine that nobody takes any more is left running, or one that is gone is counted for long after."""
+    for word in (events.NoticeWithdrawn(notice="n1"), msgspec.structs.replace(NOTICE, deadline=5.0)):
+        c = Controller()
+        c.train()
+        c.hear(1, NOTICE, ended("interrupted"))
+        said = c.hear(1, word)
+        ends = bool(wanted(said, effects.Terminate))
+        looks = [t.at - c.at for t in wanted(said, effects.SetTimer) if t.key == "look:agent-test-1"]
+        assert ends is isinstance(word, events.NoticeWithdrawn)
+        assert all(seconds < 30.0 for seconds in looks)
+        assert looks
+        assert c.attempt(1).reason == "interrupted"
+        assert wanted(c.hear(1, word), effects.Terminate) == []  # heard again
 
 
 def test_a_withdrawn_rebalance_does_not_call_off_an_interruption() -> None:

@@ -17,6 +17,9 @@ from runctl_shared.messages import events
 SHARE_KEPT = 0.2
 """Of a short notice, the share that is kept back for storing what was saved."""
 
+MOVED = 2.0
+"""Seconds by which a deadline must come nearer to be reported again: providers name whole seconds."""
+
 
 class Decision(msgspec.Struct, frozen=True):
     state: State
@@ -224,12 +227,13 @@ def _flushed(turn: Turn, given: inputs.Flushed) -> None:
 
 
 def _notice(turn: Turn, given: inputs.NoticeSeen) -> None:
-    """One notice is reported once, even if it is served again and again, or its time moves."""
+    """One notice is reported once, however often it is served, and again only when its time comes nearer."""
     state = turn.state
     deadline_at = None if given.deadline is None else given.at + given.deadline
     new = given.id not in state.notices
     if new:
         turn.change(notices=(*state.notices, given.id)[-50:])
+    if new or _nearer(state, given, deadline_at):
         turn.report(
             events.NoticeReceived(
                 notice=given.id,
@@ -247,6 +251,16 @@ def _notice(turn: Turn, given: inputs.NoticeSeen) -> None:
     turn.change(interruption=given.id, deadline_at=min(sooner, default=None))
     ending.flush_in_time(turn)
     ending.begin_end(turn, "notice", _kill_at(turn))
+
+
+def _nearer(state: State, given: inputs.NoticeSeen, deadline_at: float | None) -> bool:
+    """Whether the machine is to be taken so much sooner that whoever waits for its end must know."""
+    known = state.deadline_at
+    return (
+        given.id == state.interruption
+        and deadline_at is not None
+        and (known is None or deadline_at < known - MOVED)
+    )
 
 
 def _kill_at(turn: Turn) -> float:

@@ -12,6 +12,7 @@ from runctl_controller.core.lifecycle import (
     follow_attempt,
     permit,
     plan_attempt,
+    release_machine,
     renew_lease,
     stop_attempts,
 )
@@ -246,16 +247,32 @@ _HANDLERS: dict[type[Body], Callable[[Turn, Attempt, Any], None]] = {
 
 
 def hear(turn: Turn, attempt: Attempt, body: Body) -> None:
-    """One event, in its order. An ended attempt's is told and changes nothing."""
+    """One event, in its order. An ended attempt's is told and changes nothing but the end of its machine."""
     if not attempt.open:
         kind = type(body).__name__
         turn.tell("late", f"{kind} came after the end of attempt {attempt.number}", attempt=attempt.number)
+        _late_notice(turn, attempt, body)
         return
     handler = _HANDLERS.get(type(body))
     if handler is not None:
         handler(turn, attempt, body)
     permit(turn)
     follow_attempt(turn)
+
+
+def _late_notice(turn: Turn, attempt: Attempt, body: Body) -> None:
+    """A machine that was left to its provider is taken sooner than was said, or not at all: then it is ended
+    by us. The run has gone on elsewhere."""
+    machine = turn.record.machine(attempt.agent)
+    if attempt.reason != "interrupted" or machine is None or machine.state is not MachineState.RUNNING:
+        return
+    if isinstance(body, events.NoticeWithdrawn) and body.notice == attempt.notice:
+        release_machine(turn, turn.attempt(attempt.number, notice=None, deadline_at=None))
+    elif (
+        isinstance(body, events.NoticeReceived) and body.kind == "interruption" and body.deadline is not None
+    ):
+        until = turn.at + body.deadline
+        release_machine(turn, turn.attempt(attempt.number, notice=body.notice, deadline_at=until))
 
 
 def _step(step: int | None) -> str:
