@@ -63,7 +63,7 @@ def test_while_it_restores(ward: Ward, dice: random.Random) -> None:
     run = ward.start("--steps", "80")
     ward.until_saved(run, 10)
     ward.provider.interrupt(run, notice=1.5)
-    claim = ward.house.state / "checkpoints" / "runs" / run / "attempts" / "00002.json"
+    claim = ward.house.state / "checkpoints" / run / "attempts" / "00002.json"
     eventually(claim.exists, interval=0.002, what="the second attempt's claim")
     with _frozen_agent(ward, run, 2):
         ward.provider.interrupt(run, 2, notice=dice.uniform(0.5, 2.0))

@@ -86,8 +86,8 @@ def _launched(turn: Turn, machine: Machine, attempt: Attempt | None, sighting: S
         return
     if attempt.state is AttemptState.LAUNCHING:
         turn.attempt(attempt.number, AttemptState.BOOTING)
-    # A machine whose agent never registers is noticed by looking: its own watchdog ends it.
-    turn.after(f"look:{machine.id}", turn.world.boot_limit + turn.world.look)
+    # A machine that is taken before its agent registers, or whose agent never does, is noticed by looking.
+    look_again(turn, machine)
 
 
 def _learn(turn: Turn, machine: Machine, sighting: Sighting) -> Machine:
