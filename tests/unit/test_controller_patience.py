@@ -72,14 +72,27 @@ def test_after_a_sleep_of_ours_silence_counts_anew() -> None:
 
 def test_a_machine_whose_agent_never_registers_is_ended_and_counts_as_not_booted() -> None:
     c = Controller()
-    c.launched(1)
-    c.at += WORLD.boot_limit
-    assert not wanted(c.seen(1, Provided.RUNNING), effects.Terminate)
-    c.at += WORLD.boot_limit + 10.0
-    assert wanted(c.seen(1, Provided.RUNNING), effects.Terminate)
+    said, began = c.launched(1), c.at
+    while not wanted(said, effects.Terminate):
+        (look,) = (t.at for t in wanted(said, effects.SetTimer) if t.key == "look:agent-test-1")
+        assert look < began + 3 * WORLD.boot_limit
+        c.at = look
+        said = c.seen(1, Provided.RUNNING)
+    assert c.at > began + 2 * WORLD.boot_limit
     c.seen(1, Provided.TERMINATED, cause=EndCause.ASKED, ended_at=c.at)
     c.give(inputs.EndRead(at=c.at, attempt=1))
     assert c.attempt(1).reason == "boot_failed"
+
+
+def test_a_boot_is_not_judged_by_two_clocks_nor_by_one_that_jumps() -> None:
+    """A controller whose clock is half an hour ahead of its provider's ends every machine while it boots."""
+    c = Controller()
+    c.launched(1)
+    c.at += 1800.0
+    assert not wanted(c.seen(1, Provided.RUNNING), effects.Terminate)
+    c.give(inputs.Woke(at=c.at))
+    assert not wanted(c.seen(1, Provided.PENDING, launched_at=c.at - 3600.0), effects.Terminate)
+    assert c.attempt(1).open
 
 
 def test_a_lost_final_record_is_waited_for_longer_and_longer_and_not_for_ever() -> None:

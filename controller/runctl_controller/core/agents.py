@@ -37,6 +37,7 @@ def registered(turn: Turn, attempt: Attempt, body: events.Registered) -> None:
     if attempt.state in (A.LAUNCHING, A.BOOTING):
         attempt = turn.attempt(attempt.number, A.STAGING)
         turn.use(attempt.agent, "staging")
+        turn.machine(attempt.agent, looks=0)
         renew_lease(turn, attempt)
     turn.tell("registered", f"agent {attempt.agent} is up", attempt=attempt.number, actor="agent")
     if turn.record.run.wanted is not Wanted.TRAIN:

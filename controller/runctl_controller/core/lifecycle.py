@@ -327,10 +327,19 @@ def renew_lease(turn: Turn, attempt: Attempt) -> None:
         turn.after(f"lease:{attempt.agent}", turn.world.lease / 3)
 
 
-def look_again(turn: Turn, machine: Machine, factor: float = 1.6, most: float = 60.0) -> None:
+def look_again(turn: Turn, machine: Machine, most: float = 60.0) -> None:
     """Look at the machine again: soon at first, more and more seldom."""
     turn.machine(machine.id, looks=machine.looks + 1)
-    turn.after(f"look:{machine.id}", min(most, turn.world.look * factor**machine.looks))
+    turn.after(f"look:{machine.id}", _look_wait(turn, machine.looks, most))
+
+
+def looked_for(turn: Turn, machine: Machine) -> float:
+    """Seconds over which it was looked at again and again, by our own clock, and not while we were away."""
+    return sum(_look_wait(turn, number) for number in range(machine.looks))
+
+
+def _look_wait(turn: Turn, number: int, most: float = 60.0) -> float:
+    return min(most, turn.world.look * 1.6**number)
 
 
 def ask_for_end_record(turn: Turn, attempt: Attempt) -> None:

@@ -21,6 +21,7 @@ from runctl_controller.core.lifecycle import (
     follow_attempt,
     look_again,
     look_now,
+    looked_for,
 )
 from runctl_controller.core.model import Attempt, Machine, Wanted
 from runctl_controller.core.reasons import wait_before
@@ -189,11 +190,11 @@ def _still_there(turn: Turn, machine: Machine) -> None:
 
 def _boots(turn: Turn, machine: Machine) -> None:
     """Its own watchdog ends a machine whose agent never starts; one that outlives it is ended by us."""
-    launched = turn.at if machine.launched_at is None else machine.launched_at
-    if turn.at - launched <= 2 * turn.world.boot_limit + turn.world.look:
+    waited = looked_for(turn, machine)
+    if waited <= 2 * turn.world.boot_limit + turn.world.look:
         look_again(turn, machine)
         return
-    text = f"its agent has not registered for {turn.at - launched:.0f} s: the machine is ended"
+    text = f"its agent has not registered for {waited:.0f} s: the machine is ended"
     turn.tell("boot", text, attempt=machine.attempt)
     end_machine(turn, machine, "lifecycle")
 
