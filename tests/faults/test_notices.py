@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -45,6 +45,12 @@ def _trained(detail: RunDetail) -> list[tuple[int, str | None]]:
     return [(a.attempt, a.reason) for a in detail.attempts]
 
 
+def _goes_on(ward: Ward, run: str) -> None:
+    """Until it is known to make steps after all the time it had to end, so that its end is its own."""
+    step = ward.witness.diary()[-1].value + 50
+    ward.house.wait(run, lambda d: (d.run.step or 0) > step, "it to be heard going on")
+
+
 # -- when it comes -------------------------------------------------------------------------------
 
 
@@ -53,21 +59,21 @@ def test_before_anything_has_begun(ward: Ward, dice: random.Random) -> None:
     run = ward.start()
     with _frozen_agent(ward, run):
         ward.provider.interrupt(run, notice=dice.uniform(1.0, 3.0))
-    detail = ward.end(run)
+    detail = ward.end(run, taken=1)
     assert _trained(detail) == [(1, "interrupted"), (2, "succeeded")]
     assert [a.started_at is None for a in detail.attempts] == [True, False]
 
 
 def test_while_it_restores(ward: Ward, dice: random.Random) -> None:
     """A notice while the checkpoint is fetched: half of it must not be trained from, nor lost."""
-    run = ward.start("--steps", "80")
+    run = ward.start()
     ward.until_saved(run, 10)
     ward.provider.interrupt(run, notice=1.5)
     claim = ward.house.state / "checkpoints" / run / "attempts" / "00002.json"
     eventually(claim.exists, interval=0.002, what="the second attempt's claim")
     with _frozen_agent(ward, run, 2):
         ward.provider.interrupt(run, 2, notice=dice.uniform(0.5, 2.0))
-    detail = ward.end(run)
+    detail = ward.end(run, taken=2)
     assert _trained(detail) == [(1, "interrupted"), (2, "interrupted"), (3, "succeeded")]
     assert (detail.attempts[2].restored_step or 0) >= (detail.attempts[0].saved_step or 0)
 
@@ -97,18 +103,14 @@ def test_while_it_saves(ward: Ward, dice: random.Random) -> None:
 
 def test_at_any_moment_again_and_again(ward: Ward, dice: random.Random) -> None:
     """Notice after notice, each at some moment of the next attempt, whatever it is at."""
-    run = ward.start("--steps", "100")
+    run = ward.start()
     ward.until("step", dice.randrange(1, 30))
     for attempt in (1, 2, 3):
         _agent(ward, run, attempt)
         ward.provider.interrupt(run, attempt, notice=dice.uniform(0.3, 2.5))
-        ward.house.wait(run, _ended(attempt), f"the end of attempt {attempt}")
+        ward.until_ended(run, attempt)
     detail = ward.end(run)
     assert [a.reason for a in detail.attempts] == ["interrupted"] * 3 + ["succeeded"]
-
-
-def _ended(attempt: int) -> Callable[[RunDetail], bool]:
-    return lambda d: [a.state for a in d.attempts if a.attempt == attempt] == ["ended"]
 
 
 # -- a second one, and one that is withdrawn -----------------------------------------------------
@@ -116,7 +118,7 @@ def _ended(attempt: int) -> Callable[[RunDetail], bool]:
 
 def test_a_second_notice_may_only_bring_the_end_forward(ward: Ward, dice: random.Random) -> None:
     """A training that uses the time of the first notice when the second leaves it less; one told twice."""
-    run = ward.start("--when-asked", "ignore", "--steps", "250")
+    run = ward.start("--when-asked", "ignore")
     ward.until_saved(run, 10)
     ward.provider.interrupt(run, notice=600.0)
     ward.house.wait(run, lambda d: d.run.state == "saving", "the notice to be heard")
@@ -129,11 +131,13 @@ def test_a_second_notice_may_only_bring_the_end_forward(ward: Ward, dice: random
 
 def test_a_notice_that_is_withdrawn_while_it_trains_on(ward: Ward, dice: random.Random) -> None:
     """A training that is killed although nobody takes its machine; a replacement that goes on costing."""
-    run = ward.start("--when-asked", dice.choice(["ignore", "go-on"]), "--steps", "200", grace=0.3)
+    run = ward.start("--when-asked", dice.choice(["ignore", "go-on"]), grace=0.3)
     ward.until("step", dice.randrange(1, 20))
     ward.provider.interrupt(run, notice=600.0)
     ward.house.wait(run, lambda d: d.run.state == "saving", "the notice to be heard")
     ward.provider.withdraw(run)
+    eventually(lambda: "the notice was withdrawn" in ward.said(run, "notice"), what="the withdrawal")
+    _goes_on(ward, run)
     detail = ward.end(run)
     assert _trained(detail)[0] == (1, "succeeded")
     assert all((a.reason, a.started_at) == ("replaced", None) for a in detail.attempts[1:])
@@ -146,7 +150,7 @@ def test_a_notice_that_is_withdrawn_after_it_has_ended(ward: Ward, dice: random.
     run = ward.start()
     ward.until("step", dice.randrange(1, 30))
     ward.provider.interrupt(run, notice=600.0)
-    ward.house.wait(run, _ended(1), "the first attempt to end")
+    ward.until_ended(run)
     ward.provider.withdraw(run)
     first, second = ward.interrupted(run)
     assert second.restored_step == first.saved_step == first.last_step
@@ -155,7 +159,7 @@ def test_a_notice_that_is_withdrawn_after_it_has_ended(ward: Ward, dice: random.
 
 def test_a_withdrawn_notice_may_come_again(ward: Ward, dice: random.Random) -> None:
     """The second notice of the same words, taken for the first that is over."""
-    run = ward.start("--when-asked", "ignore", "--steps", "200")
+    run = ward.start("--when-asked", "ignore")
     ward.until_saved(run, 10)
     ward.provider.interrupt(run, notice=600.0)
     ward.house.wait(run, lambda d: d.run.state == "saving", "the notice to be heard")
@@ -163,7 +167,7 @@ def test_a_withdrawn_notice_may_come_again(ward: Ward, dice: random.Random) -> N
     eventually(lambda: "the notice was withdrawn" in ward.said(run, "notice"), what="the withdrawal")
     ward.until("step", ward.witness.diary()[-1].value + dice.randrange(1, 20))
     ward.provider.interrupt(run, notice=1.0)
-    detail = ward.end(run)
+    detail = ward.end(run, taken=1)
     trained = [a for a in detail.attempts if a.started_at is not None]
     assert [a.reason for a in trained] == ["interrupted", "succeeded"]
 
@@ -174,7 +178,7 @@ def test_a_withdrawn_notice_may_come_again(ward: Ward, dice: random.Random) -> N
 @pytest.mark.parametrize("kind", HINTS)
 def test_a_hint_alone_saves_and_trains_on(ward: Ward, kind: NoticeKind, dice: random.Random) -> None:
     """A hint that ends the training, launches a replacement, or is told again and again; by a drill."""
-    run = ward.start(*SAVES_AND_GOES_ON, "--steps", "200", "--save-every", "1000", signal="SIGUSR1", grace=0.3)
+    run = ward.start(*SAVES_AND_GOES_ON, "--save-every", "1000", signal="SIGUSR1", grace=0.3)
     with pytest.raises(RefusedByGuard):
         ward.house.client.ask(InterruptRun(run=run, kind=kind), Done)
     ward.until("step", dice.randrange(1, 30))
@@ -183,6 +187,7 @@ def test_a_hint_alone_saves_and_trains_on(ward: Ward, kind: NoticeKind, dice: ra
     asked = ward.until("asked").value
     ward.house.wait(run, lambda d: (d.run.saved_step or 0) >= asked, "the save to be safe")
     ward.house.client.ask(InterruptRun(run=run, kind=kind, withdraw=True), Done)
+    _goes_on(ward, run)
     detail = ward.end(run)
     assert _trained(detail) == [(1, "succeeded")]
     assert [line.value for line in ward.witness.diary() if line.kind == "asked"] == [asked]
@@ -205,7 +210,7 @@ def test_a_training_that_ends_at_a_hint_goes_on_elsewhere(
 def test_a_hint_before_or_after_the_interruption(ward: Ward, hint_first: bool, dice: random.Random) -> None:
     """A hint that hides the interruption that follows it, or that calls one off; an interruption that takes
     the save for the hint for its own."""
-    run = ward.start(*SAVES_AND_GOES_ON, "--steps", "350", "--save-every", "1000", signal="SIGUSR1")
+    run = ward.start(*SAVES_AND_GOES_ON, "--save-every", "1000", signal="SIGUSR1")
     ward.until("step", dice.randrange(1, 20))
     if hint_first:
         ward.provider.interrupt(run, kind="rebalance")

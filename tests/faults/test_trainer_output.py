@@ -65,6 +65,7 @@ def _highest_memory(ward: Ward, run: str) -> int:
 
 def test_a_hundred_megabytes(ward: Ward) -> None:
     """Output that is held in memory, is cut, or keeps the end from being told."""
+    ward.enough()
     run = ward.start("--talk", "flood", "--steps", "20", "--step-time", "0.1")
     ward.house.wait_training(run)
     assert _highest_memory(ward, run) < MOST_MEMORY
@@ -75,6 +76,7 @@ def test_a_hundred_megabytes(ward: Ward) -> None:
 
 def test_no_newline_for_megabytes(ward: Ward) -> None:
     """A line that is waited for, and held, until it ends."""
+    ward.enough()
     run = ward.start("--talk", "no-newline", "--steps", "40")
     ward.house.wait_training(run)
     assert _highest_memory(ward, run) < MOST_MEMORY
@@ -85,7 +87,7 @@ def test_an_output_that_is_closed(ward: Ward, dice: random.Random) -> None:
     """A training that is taken for dead, or for standing still, because it prints no more; steps of which
     nobody knows, told as none."""
     answer = dice.choice(["ignore", "exit-143", "fail"])
-    run = ward.start("--talk", "closed", "--steps", "150", "--when-asked", answer)
+    run = ward.start("--talk", "closed", "--when-asked", answer)
     ward.until_saved(run, 20)
     ward.house.client.ask(InterruptRun(run=run, notice=1.5), Done)
     first, second = ward.interrupted(run)

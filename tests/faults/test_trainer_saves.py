@@ -17,6 +17,7 @@ def test_a_save_that_takes_long_is_taken_whole_or_not_at_all(
     """A file that is stored while it grows; a folder that is stored before its index is there. The training
     itself refuses to resume from either. Without an interruption: every one it wrote is stored."""
     pause = "2.5" if save == "shards" else "0.8"  # longer than the quiet period, where there is one
+    ward.enough()
     run = ward.start("--save", save, "--pause", pause, "--steps", "30", "--save-every", "15")
     ward.until("saved", 15)
     if dice.random() < 0.5:

@@ -13,14 +13,14 @@ from runctl_shared.messages.requests import InterruptRun, StopRun
 from runctl_testing.ward import ODD, Ward
 
 
-def _interrupt(ward: Ward, run: str, notice: float = 2.0) -> None:
+def _interrupt(ward: Ward, run: str, notice: float = 3.5) -> None:
     ward.house.client.ask(InterruptRun(run=run, notice=notice), Done)
 
 
 @pytest.mark.parametrize("answer", ["exit-0", "save-and-fail", "exit-143", "go-on"])
 def test_what_it_saved_when_asked_counts_however_it_ends(ward: Ward, answer: str, dice: random.Random) -> None:
     """An exit code of 0, or an error, after our own signal, taken for a success or for its own fault."""
-    run = ward.start("--when-asked", answer, "--steps", "200" if answer == "go-on" else "60")
+    run = ward.start("--when-asked", answer)
     ward.until("step", dice.randrange(11, 30))
     _interrupt(ward, run)
     first, second = ward.interrupted(run)
@@ -35,7 +35,7 @@ def test_what_it_saved_when_asked_counts_however_it_ends(ward: Ward, answer: str
 @pytest.mark.parametrize("answer", ["ignore", "fail"])
 def test_without_a_save_the_newest_checkpoint_counts(ward: Ward, answer: str, dice: random.Random) -> None:
     """A training that does not save when asked, and a report that hides what it cost."""
-    run = ward.start("--when-asked", answer, "--steps", "90" if answer == "ignore" else "60")
+    run = ward.start("--when-asked", answer)
     ward.until("step", 12)
     ward.until_saved(run, 10)
     ward.until("step", dice.randrange(13, 19))
@@ -53,7 +53,7 @@ def test_a_stop_is_a_stop_however_it_ends(ward: Ward, answer: str, dice: random.
     run = ward.start("--when-asked", answer)
     ward.until("step", dice.randrange(1, 30))
     ward.house.client.ask(StopRun(run=run), Done)
-    (attempt,) = ward.end(run, "paused").attempts
+    (attempt,) = ward.end(run, "paused", taken=1).attempts
     assert (attempt.reason, attempt.lost_steps) == ("stopped", 0)
 
 

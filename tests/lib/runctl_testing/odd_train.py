@@ -138,7 +138,8 @@ def talk(kind: str, step: int, steps: int) -> None:
 
 def main() -> int:
     options = argparse.ArgumentParser()
-    options.add_argument("--steps", type=int, default=60)
+    options.add_argument("--steps", type=int, default=20, help="in each attempt, at the least")
+    options.add_argument("--until", default="", help="and until this file is there, or for ever")
     options.add_argument("--step-time", type=float, default=0.02)
     options.add_argument("--save-every", type=int, default=10)
     options.add_argument("--save", choices=["quickly", "slowly", "shards"], default="quickly")
@@ -171,7 +172,8 @@ class Training:
             leave_daemons()
 
     def run(self) -> int:
-        while self.step < self._args.steps:
+        last = self.step + self._args.steps
+        while self.step < last or not os.path.exists(self._args.until):
             self._asked.wait(self._args.step_time)
             if self._asked.is_set():
                 self._asked.clear()

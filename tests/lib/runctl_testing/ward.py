@@ -25,14 +25,15 @@ class Ward:
         self.house, self.folder = house, folder
         self.witness = Witness(house, folder / "diary")
         self.provider = ProviderSide(house)
+        self._enough = folder / "enough"
 
     @property
     def env(self) -> dict[str, str]:
         return self.witness.env | {"PYTHONPATH": str(LIBRARY)}
 
     def start(self, *arguments: str, launcher: Sequence[str] = ODD, **changes: Any) -> str:
-        """Submit the odd training, by `launcher`; its run's id."""
-        command = (*launcher, *arguments)
+        """Submit the odd training, by `launcher`; its run's id. It trains until it is `enough`."""
+        command = (*launcher, "--until", str(self._enough), *arguments)
         return self.house.submit(command=command, workdir=str(self.folder), env=self.env, **changes)
 
     def until(self, kind: str, value: int = 0, attempt: int = 1) -> Line:
@@ -51,8 +52,24 @@ class Ward:
         self.house.wait_training(run, attempt, saved=step)
         self.witness.look(run)
 
-    def end(self, run: str, state: str = "succeeded") -> RunDetail:
-        """The run once it is over, after everything that must hold of it was seen to hold."""
+    def enough(self) -> None:
+        """From now on each attempt ends after its `--steps`: none of them has, however slow all else is."""
+        self._enough.touch()
+
+    def until_ended(self, run: str, attempt: int = 1) -> RunDetail:
+        """The run once that attempt has ended."""
+        return self.house.wait(
+            run,
+            lambda d: [a.state for a in d.attempts if a.attempt == attempt] == ["ended"],
+            f"attempt {attempt} to end",
+        )
+
+    def end(self, run: str, state: str = "succeeded", *, taken: int = 0) -> RunDetail:
+        """The run once it is over, after everything that must hold of it was seen to hold. `taken`: the
+        attempt that is to end before it may succeed."""
+        if taken:
+            self.until_ended(run, taken)
+        self.enough()
         self.house.wait_final(run)
         detail = self.witness.check(run)
         assert detail.run.state == state, detail.run
@@ -60,7 +77,7 @@ class Ward:
 
     def interrupted(self, run: str) -> tuple[AttemptView, AttemptView]:
         """The two attempts of a run that was interrupted once and then succeeded."""
-        first, second = self.end(run).attempts
+        first, second = self.end(run, taken=1).attempts
         assert (first.reason, second.reason) == ("interrupted", "succeeded"), (first, second)
         assert first.ended_at is not None
         assert second.started_at is not None
