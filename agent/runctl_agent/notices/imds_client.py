@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 from urllib.parse import urlsplit
 
 from runctl_agent.notices.read_imds import Answer
@@ -18,6 +19,7 @@ TOKEN_SECONDS = 3600
 RENEW_BEFORE = 300.0
 """Seconds before its end at which a token is renewed: time enough to try again many times."""
 
+_HOST = re.compile(r"[A-Za-z0-9._:%-]+")
 _MOST_BYTES = 64 * 1024
 
 
@@ -45,7 +47,7 @@ class ImdsClient:
             self._host, self._port = parts.hostname or "", parts.port or 80
         except ValueError:
             parts, self._host = urlsplit(""), ""
-        if parts.scheme != "http" or not self._host:
+        if parts.scheme != "http" or not _HOST.fullmatch(self._host):
             raise UsageError(
                 f"{endpoint!r} is not the address of a metadata service.",
                 f"Unset {ENDPOINT_VARIABLE}, or give it as http://ADDRESS.",

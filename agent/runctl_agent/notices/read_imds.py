@@ -78,7 +78,7 @@ def read(kind: NoticeKind, answer: Answer, now: float) -> list[Notice]:
         if kind == "rebalance":
             msgspec.json.decode(answer.body, type=_Rebalance)
             return [Notice(kind=kind, action="rebalance", id="rebalance")]
-        return [_maintenance(event, answer, now) for event in _active_events(answer.body)]
+        return _scheduled(answer, now)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(str(error)[:200]) from error
 
@@ -93,9 +93,19 @@ def _interruption(answer: Answer, now: float) -> Notice:
     )
 
 
-def _active_events(body: bytes) -> list[_Maintenance]:
-    """Completed and cancelled events stay listed for a while."""
-    return [event for event in msgspec.json.decode(body, type=list[_Maintenance]) if event.state == "active"]
+def _scheduled(answer: Answer, now: float) -> list[Notice]:
+    """Completed and cancelled events stay listed for a while. One that cannot be read hides no other."""
+    found, bad = [], None
+    for raw in msgspec.json.decode(answer.body, type=list[msgspec.Raw]):
+        try:
+            event = msgspec.json.decode(raw, type=_Maintenance)
+            if event.state == "active":
+                found.append(_maintenance(event, answer, now))
+        except (msgspec.MsgspecError, Unreadable) as error:
+            bad = error
+    if bad is not None and not found:
+        raise Unreadable(str(bad)[:200])
+    return found
 
 
 def _maintenance(event: _Maintenance, answer: Answer, now: float) -> Notice:
