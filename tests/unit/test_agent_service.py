@@ -254,3 +254,22 @@ def test_what_cannot_start_is_told_whatever_it_is(agent: Agent, monkeypatch: pyt
 def test_every_effect_has_a_method() -> None:
     assert set(_METHODS) | {effects.Report} == set(effects.Effect.__subclasses__())
     assert all(method.__qualname__.startswith(Hands.__name__) for method in _METHODS.values())
+
+
+def test_the_first_step_is_the_first_however_late_it_is_told(tmp_path: Path) -> None:
+    """The proof of a resume: a heartbeat between the first step's being read and its being told tells a later
+    one as the first, and a restart from the beginning passes for a resume."""
+    silent = "import signal; print('up', flush=True); signal.pause()"
+    with closing(Agent(tmp_path, (sys.executable, "-c", silent))) as agent:
+        agent.trains()
+        service = agent.service
+
+        def a_moment_of_the_loop() -> None:
+            # Meanwhile, the tail's thread reads all of this at once.
+            service._feed.chunk(0, b"".join(b"step=%d\n" % step for step in range(1, 15)))
+            service._beat(0.0)
+
+        service._inbox.put(a_moment_of_the_loop)
+        assert eventually(lambda: agent.state.first_step) == 1
+        service._inbox.put(lambda: service._beat(0.0))
+        eventually(lambda: agent.state.last_step == 14)
