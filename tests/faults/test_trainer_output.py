@@ -15,9 +15,9 @@ from runctl_shared.messages.replies import Done, RunDetail
 from runctl_shared.messages.requests import InterruptRun
 from runctl_testing.eventually import eventually
 from runctl_testing.house import command_line, finished
-from runctl_testing.ward import Ward
 from runctl_testing.odd_train import ESCAPES, FLOOD
 from runctl_testing.tty import on_terminal
+from runctl_testing.ward import Ward
 
 _HARMFUL = re.compile(
     # Any sequence but colours, erasing in the line and small moves; other control characters, C1 included.

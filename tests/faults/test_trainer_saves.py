@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from runctl_testing.ward import Ward
 from runctl_testing.odd_train import SHARDS
+from runctl_testing.ward import Ward
 
 
 @pytest.mark.parametrize("save", ["slowly", "shards"])

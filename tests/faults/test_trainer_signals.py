@@ -18,7 +18,9 @@ def _interrupt(ward: Ward, run: str, notice: float = 3.5) -> None:
 
 
 @pytest.mark.parametrize("answer", ["exit-0", "save-and-fail", "exit-143", "go-on"])
-def test_what_it_saved_when_asked_counts_however_it_ends(ward: Ward, answer: str, dice: random.Random) -> None:
+def test_what_it_saved_when_asked_counts_however_it_ends(
+    ward: Ward, answer: str, dice: random.Random
+) -> None:
     """An exit code of 0, or an error, after our own signal, taken for a success or for its own fault."""
     run = ward.start("--when-asked", answer)
     ward.until("step", dice.randrange(11, 30))
