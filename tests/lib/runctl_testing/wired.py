@@ -20,17 +20,17 @@ class Wired(NamedTuple):
     def submit(self, *arguments: str) -> str:
         return self.house.submit(*arguments, env=self.witness.env)
 
-    def agent_says(self, run: str, words: str) -> None:
-        """Returns once the log of the run's first agent holds `words`."""
+    def agent_says(self, run: str, words: str) -> str:
+        """The log of the run's first agent, once it holds `words`."""
         machine = self.house.state / "machines" / "machines" / f"agent-{run.removeprefix('run-')}-1"
         log = machine / "disk" / "agent" / "agent.log"
-        eventually(lambda: log.exists() and words in log.read_text(), 60, what=f"{words} in {log}")
 
-    def trained(self, step: int) -> None:
-        """Returns once the training has made so many steps, by its own word."""
-        eventually(
-            lambda: any(line.kind == "step" and line.value >= step for line in self.witness.diary()), 60
-        )
+        def said() -> str:
+            text = log.read_text() if log.exists() else ""
+            assert words in text, text[-2000:]
+            return text
+
+        return eventually(said, 60)
 
     def told_once(self, run: str) -> None:
         told_once(self.house, self.witness, run)
