@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import signal
 import tempfile
@@ -68,6 +69,11 @@ def _broker(request: pytest.FixtureRequest) -> Broker:
         if os.environ.get("CI", "").lower() not in ("", "0", "false"):
             pytest.fail(f"in CI the broker must be there: {error}", pytrace=False)
         pytest.skip(str(error))
+
+
+def pytest_configure() -> None:
+    """The seed of the faults' dice (tests/faults): with `-n`, all processes must draw the same."""
+    os.environ.setdefault("RUNCTL_TEST_FAULT_SEED", str(random.randrange(10**6)))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

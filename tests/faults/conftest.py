@@ -31,12 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _first(config: pytest.Config) -> int:
-    """The first seed: drawn once for all processes of a test run."""
+    """The first seed: else drawn once for all processes of a test run (tests/conftest.py)."""
     given = config.getoption("--fault-seed", default=None)
-    if given is None:
-        given = int(os.environ.get(_SEED) or random.randrange(10**6))
-    os.environ[_SEED] = str(given)
-    return int(given)
+    return int(os.environ[_SEED] if given is None else given)
 
 
 def _repeat(config: pytest.Config) -> int:
