@@ -86,6 +86,15 @@ def lab(amqp_url: str) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def amqp_house(lab: Lab, tmp_path: Path) -> Iterator[House]:
+    """A controller over RabbitMQ, started."""
+    made = House(tmp_path / "state", lab.url)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
 def wired(lab: Lab, tmp_path: Path) -> Iterator[Wired]:
     """A house over RabbitMQ, each side on a wire of its own, started."""
     agents, controllers = lab.wire(), lab.wire()

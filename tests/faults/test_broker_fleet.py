@@ -1,8 +1,8 @@
 """A thousand agents lose their broker at the same moment, and all want it back.
 
-The thousand are real back-offs in a simulated time, against a broker that lets in so many a second (100 to 300
-were measured); two hundred are real links to a real broker. How long anything takes here proves nothing, so
-nothing is asserted about that: what counts is how the tries are spread.
+The thousand are real back-offs in a simulated time, against a broker that lets in so many a second (100 to
+300 were measured); two hundred are real links to a real broker. How long anything takes here proves nothing,
+so nothing is asserted about that: what counts is how the tries are spread.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_a_fleet_does_not_come_back_in_step(dice: random.Random) -> None:
     """A broker that comes back, meets everybody in the same second, and is knocked over again."""
     away = dice.uniform(10.0, 600.0)
     storm = Storm([Backoff(draw=dice.uniform) for _ in range(FLEET)], away)
-    # The waits have grown to some ten seconds or more by then: no second meets more than a share of the fleet.
+    # The waits have grown to some ten seconds or more by then: no second meets more than a share of them.
     assert max(storm.tries.values()) < FLEET / 4
     assert sum(storm.tries.values()) < 2 * FLEET
     assert storm.over < 90.0

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from runctl_testing.aftermath import Witness, witnessed
+from runctl_testing.aftermath import Witness
 from runctl_testing.amqp_lab import Lab, Load
 from runctl_testing.broker import Broker
 from runctl_testing.buses import EVENTS, Inbox
 from runctl_testing.controller_process import House
 from runctl_testing.orders import Orders, Receiver
+from runctl_testing.wired import told_once
 
 pytestmark = [pytest.mark.amqp, pytest.mark.timeout(300)]
 
@@ -26,25 +27,8 @@ def lab(module_broker: Broker) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def house(lab: Lab, tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path / "state", lab.url)
-    made.start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def witness(house: House) -> Iterator[Witness]:
-    with witnessed(house) as it:
-        yield it
-
-
-def _told_once(witness: Witness, run: str) -> None:
-    """The run succeeded on its first machine, and each of its checkpoints is told of once, in order."""
-    detail = witness.check(run)
-    assert (detail.run.state, len(detail.attempts)) == ("succeeded", 1)
-    told = [int(str(item.data["step"])) for item in detail.story if item.kind == "checkpoint"]
-    assert told == sorted(set(told)) == [line.value for line in witness.diary() if line.kind == "saved"]
+def house(amqp_house: House) -> House:
+    return amqp_house
 
 
 @pytest.mark.parametrize("end", ["planned", "killed"])
@@ -72,8 +56,7 @@ def test_the_broker_restarts_under_load(
             orders.wait_more(20)
         load.lost_nothing(inbox)
         orders.each_done_once()
-    house.wait_final(run)
-    _told_once(witness, run)
+    told_once(house, witness, run)
 
 
 def test_the_broker_is_rebuilt_from_nothing(
@@ -87,5 +70,4 @@ def test_the_broker_is_rebuilt_from_nothing(
     module_broker.kill()
     module_broker.wipe()
     module_broker.start()
-    house.wait_final(run)
-    _told_once(witness, run)
+    told_once(house, witness, run)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from runctl_shared.messages.replies import (
     RunList,
     Status,
 )
+from runctl_shared.spec import RunSpec
 from runctl_testing import checkpoints
 from runctl_testing.buses import FEED, PATIENCE, Inbox
 from runctl_testing.eventually import eventually
@@ -62,6 +65,22 @@ def raw(office: Office, data: bytes) -> Any:
 
 def heard(inbox: Inbox, kind: type[Body]) -> list[Any]:
     return [m.body for m in map(decode, inbox.bodies()) if isinstance(m.body, kind)]
+
+
+def test_eight_who_ask_at_once_do_not_stand_in_line(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes its time, and clients of whom most wait for the others to have been served."""
+    office.training()
+    together, look = threading.Barrier(8), module.list_checkpoints
+
+    def slow(spec: RunSpec) -> CheckpointList:
+        together.wait(PATIENCE)  # nobody is served before all eight are being served
+        return look(spec)
+
+    monkeypatch.setattr(module, "list_checkpoints", slow)
+    ask = requests.ListCheckpoints(run=RUN)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(office.client.ask, ask, CheckpointList, PATIENCE) for _ in range(8)]
+        assert [one.result(PATIENCE).checkpoints for one in asked] == [()] * 8
 
 
 class TestSubmit:

@@ -41,6 +41,9 @@ _ACTS = (
 )
 LONGEST_FOLLOW = 300.0
 """Seconds for which one request has a run followed, at the most: who is still there asks again."""
+READERS = 8
+"""Requests that may wait for checkpoint stores at the same time; what is beyond them stands in line, and be it
+for a store that hangs."""
 _SLOW = (requests.ReadLog, requests.ListCheckpoints)
 
 
@@ -68,7 +71,7 @@ class Clients:
     ) -> None:
         self._loop, self._store, self._clock = loop, store, clock
         self._about = about
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="runctl-clients")
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="runctl-clients")
         self.last_asked = clock.monotonic()
 
     def on_request(self, delivery: Delivery) -> None:

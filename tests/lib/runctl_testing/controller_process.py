@@ -183,7 +183,7 @@ def main() -> None:
     from runctl_controller.service.config import ControllerConfig
 
     ways = Ways(*json.loads(sys.argv[4]))
-    provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)
+    provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)  # type: ignore[assignment]  # it is longer
     service.connect = partial(_connect, ways.controller)  # type: ignore[attr-defined]  # it is imported there
     config = ControllerConfig(state_dir=Path(sys.argv[1]), bus=sys.argv[2], **json.loads(sys.argv[3]))
     service.serve(config, lambda: print("ready", flush=True))

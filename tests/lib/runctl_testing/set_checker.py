@@ -1,6 +1,7 @@
-"""What became of the messages of a test, as RabbitMQ's own Jepsen suite asks it: lost, duplicated, unexpected.
+"""What became of a test's messages, as RabbitMQ's own Jepsen suite asks it: lost, duplicated, unexpected.
 
-A sender notes what it `attempted`, and what of that was `confirmed`; a receiver what it `processed`, each time.
+A sender notes what it `attempted`, and what of that was `confirmed`; a receiver what it `processed`, each
+time.
 """
 
 from __future__ import annotations
