@@ -18,6 +18,7 @@ from runctl_controller.core.effects import ForgetAgent, Tell
 from runctl_controller.core.model import Interval
 from runctl_controller.core.tables import AttemptState, MachineState, RunState
 from runctl_controller.service import clients as module
+from runctl_controller.service.reading import list_checkpoints
 from runctl_shared.bus.port import Address, Stream
 from runctl_shared.checkpoints.directory import DirectoryStore
 from runctl_shared.checkpoints.objects import ObjectStoreError
@@ -70,11 +71,11 @@ def heard(inbox: Inbox, kind: type[Body]) -> list[Any]:
 def test_eight_who_ask_at_once_do_not_stand_in_line(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that takes its time, and clients of whom most wait for the others to have been served."""
     office.training()
-    together, look = threading.Barrier(8), module.list_checkpoints
+    together = threading.Barrier(8)
 
     def slow(spec: RunSpec) -> CheckpointList:
         together.wait(PATIENCE)  # nobody is served before all eight are being served
-        return look(spec)
+        return list_checkpoints(spec)
 
     monkeypatch.setattr(module, "list_checkpoints", slow)
     ask = requests.ListCheckpoints(run=RUN)
