@@ -42,8 +42,7 @@ _ACTS = (
 LONGEST_FOLLOW = 300.0
 """Seconds for which one request has a run followed, at the most: who is still there asks again."""
 READERS = 8
-"""Requests that may wait for checkpoint stores at the same time; what is beyond them stands in line, and be it
-for a store that hangs."""
+"""Requests that may wait for checkpoint stores at the same time; what is beyond them stands in line."""
 _SLOW = (requests.ReadLog, requests.ListCheckpoints)
 
 
