@@ -6,11 +6,9 @@ import random
 
 import pytest
 
-from runctl_shared.messages.replies import Done
-from runctl_shared.messages.requests import ResumeRun
 from runctl_testing.aftermath import Witness
 from runctl_testing.controller_process import House
-from runctl_testing.strikes import mend, strike
+from runctl_testing.strikes import Victim, goes_on, mend, strike
 
 STEPS = ("--steps", "60")
 
@@ -22,7 +20,7 @@ def test_nobody_notices_that_it_was_killed(
     """A training that ends with its agent or its controller, is started twice by a successor, or is told
     wrongly because the successor knows less."""
     run = house.submit(*STEPS, env=witness.env)
-    hit = strike(house, run, [victim], dice)
+    hit = strike(house, [Victim(victim, run)], dice)
     witness.look(run)
     mend(house, hit)
     house.wait_final(run)
@@ -33,11 +31,7 @@ def test_nobody_notices_that_it_was_killed(
 def test_the_trainer_is_killed(house: House, witness: Witness, dice: random.Random) -> None:
     """A death that is taken for an end in good order, or a checkpoint that was half written and counts."""
     run = house.submit(*STEPS, env=witness.env)
-    hit = strike(house, run, ["trainer"], dice)
+    hit = strike(house, [Victim("trainer", run)], dice)
     witness.look(run)
-    detail = house.wait_final(run)
-    if hit and detail.run.state != "succeeded":
-        assert (detail.run.state, detail.attempts[0].reason) == ("failed", "user_error")
-        house.client.ask(ResumeRun(run=run), Done)
-        house.wait_final(run)
+    goes_on(house, run, hit)
     assert witness.check(run).run.state == "succeeded"

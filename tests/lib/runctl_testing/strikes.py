@@ -6,9 +6,12 @@ import random
 import threading
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import NamedTuple
 
 import psutil
 
+from runctl_shared.messages.replies import Done, RunDetail
+from runctl_shared.messages.requests import ResumeRun
 from runctl_testing.broker import Broker
 from runctl_testing.controller_process import House
 from runctl_testing.eventually import eventually
@@ -19,36 +22,62 @@ the most: somewhat more than the run of the tests takes, so that its very end is
 _WORDS = {"trainer": ["tiny_train.py"], "agent": ["runctl_agent", "--machine"]}
 
 
+class Victim(NamedTuple):
+    """`name`: trainer or agent (of the first attempt of `run`), controller or broker."""
+
+    name: str
+    run: str = ""
+
+
 def strike(
-    house: House, run: str, victims: Collection[str], dice: random.Random, broker: Broker | None = None
-) -> set[str]:
-    """Kill `victims` (trainer, agent: of the first attempt; controller; broker) at a moment drawn from
-    `dice`; returns who of them was still there. What is not part of the run's machine stays down: see `mend`.
+    house: House, victims: Collection[Victim], dice: random.Random, broker: Broker | None = None
+) -> set[Victim]:
+    """Kill them at a moment drawn from `dice`; returns who was still there. Controller and broker then stay
+    down: see `mend`.
+
+    With a broker, not before its disk has the queues that were declared until then: a quorum queue that
+    RabbitMQ 3.10 has declared in the second before a SIGKILL may come back without a leader, for good. Such
+    an agent hears nothing any more, and its machine is given up after a whole lease: that makes a long test.
     """
-    blows: dict[str, Callable[[], None]] = {}
-    for name, words in _WORDS.items():
-        if name in victims:
-            blows[name] = eventually(partial(house.find, run, *words), 60, 0.01, name)[0].kill
-    threading.Event().wait(dice.uniform(0.0, min(WITHIN[name] for name in victims)))
-    if "controller" in victims:
-        blows["controller"] = house.kill
-    if "broker" in victims:
-        assert broker is not None
-        blows["broker"] = broker.kill
+    blows: dict[Victim, Callable[[], None]] = {}
+    for victim in victims:
+        if victim.name == "controller":
+            blows[victim] = house.kill
+        elif victim.name == "broker":
+            assert broker is not None
+            blows[victim] = broker.kill
+        else:
+            find = partial(house.find, victim.run, *_WORDS[victim.name])
+            blows[victim] = eventually(find, 60, 0.01, victim.name)[0].kill
+    if broker is not None:
+        broker.settle()
+    threading.Event().wait(dice.uniform(0.0, min(WITHIN[victim.name] for victim in victims)))
     hit = set()
-    for name in dice.sample(sorted(blows), len(blows)):
+    for victim in dice.sample(sorted(blows), len(blows)):
         try:
-            blows[name]()
+            blows[victim]()
         except psutil.NoSuchProcess:
             continue
-        hit.add(name)
+        hit.add(victim)
     return hit
 
 
-def mend(house: House, hit: Collection[str], broker: Broker | None = None) -> None:
+def mend(house: House, hit: Collection[Victim], broker: Broker | None = None) -> None:
     """Whoever runs controllers and brokers starts them again."""
-    if "broker" in hit:
+    names = {victim.name for victim in hit}
+    if "broker" in names:
         assert broker is not None
         broker.start()
-    if "controller" in hit:
+    if "controller" in names:
         house.start()
+
+
+def goes_on(house: House, run: str, hit: Collection[Victim]) -> RunDetail:
+    """The run once it has ended. If its trainer was hit it may have failed, and is resumed by hand."""
+    detail = house.wait_final(run)
+    if detail.run.state != "failed":
+        return detail
+    assert Victim("trainer", run) in hit, detail
+    assert detail.attempts[0].reason == "user_error"
+    house.client.ask(ResumeRun(run=run), Done)
+    return house.wait_final(run)
