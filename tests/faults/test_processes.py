@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
-from runctl_testing.aftermath import Witness
-from runctl_testing.controller_process import House
+from runctl_shared import ids
+from runctl_testing.aftermath import Witness, witnessed
+from runctl_testing.controller_process import DOOM, House
+from runctl_testing.doomed_agent import BOUNDARIES, DEAD, doom
 from runctl_testing.strikes import Victim, goes_on, mend, strike
 
 STEPS = ("--steps", "60")
@@ -35,3 +38,23 @@ def test_the_trainer_is_killed(house: House, witness: Witness, dice: random.Rand
     witness.look(run)
     goes_on(house, run, hit)
     assert witness.check(run).run.state == "succeeded"
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES, ids=lambda name: name.replace(" ", "-"))
+def test_the_agent_dies_between_acting_and_saying_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dice: random.Random, boundary: str
+) -> None:
+    """A command that is acted on twice, or an event that is lost: between what is decided, stored, done, sent
+    and acknowledged there is always a moment in which only one side of it has happened."""
+    monkeypatch.setenv(DOOM, doom(boundary, before=dice.random() < 0.5, count=dice.randint(1, 10)))
+    house = House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}")
+    house.start()
+    try:
+        with witnessed(house) as witness:
+            run = house.submit(*STEPS, env=witness.env)
+            house.wait_final(run)
+            detail = witness.check(run)
+    finally:
+        house.stop()
+    assert (detail.run.state, len(detail.attempts)) == ("succeeded", 1)
+    assert (house.state / "machines" / "machines" / ids.agent_id(run, 1) / DEAD).exists()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,11 @@ from runctl_shared.messages.replies import AttemptView, RunDetail
 from runctl_testing.controller_process import House
 from runctl_testing.eventually import eventually
 from runctl_testing.tiny_train import expected
+
+ONCE = ("registered", "claimed", "restored", "training", "first_step", "not_resumed", "ended")
+"""What an attempt's story tells once."""
+OWN_WORD = ("succeeded", "user_error", "stopped", "out_of_memory", "stalled")
+"""Reasons of which only the agent knows: then nothing of what it had to say may be missing."""
 
 
 class Line(NamedTuple):
@@ -63,6 +69,7 @@ class Witness:
         self._nothing_lost(run, detail)
         self._one_at_a_time()
         self._report_is_true(run, detail)
+        self._told_once(run, detail)
         self._ledger_is_whole(detail)
         self._nothing_runs()
         return detail
@@ -96,6 +103,20 @@ class Witness:
             assert len(finished) == 1, finished
             output = self._repository(run).logs.read_log(finished[0].attempt, 0, 1 << 40)
             assert f"finished total={expected(finished[0].value)}".encode() in output
+
+    def _told_once(self, run: str, detail: RunDetail) -> None:
+        """No event was lost, and none was taken for two."""
+        stored = self._repository(run).manifests()
+        for attempt in detail.attempts:
+            told = [item for item in detail.story if item.attempt == attempt.attempt]
+            kinds = Counter(item.kind for item in told if item.kind in ONCE)
+            assert all(count == 1 for count in kinds.values()), (attempt, kinds)
+            manifests = [str(item.data["manifest"]) for item in told if item.kind == "checkpoint"]
+            assert len(manifests) == len(set(manifests)), manifests
+            if attempt.reason in OWN_WORD and "training" in kinds:
+                assert {"registered", "claimed", "ended"} <= set(kinds), (attempt, kinds)
+                own = {parts.name for parts in stored if parts.attempt == attempt.attempt}
+                assert own == set(manifests), f"stored and not told: {sorted(own - set(manifests))}"
 
     def _ledger_is_whole(self, detail: RunDetail) -> None:
         for machine in detail.machines:

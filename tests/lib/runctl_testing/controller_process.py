@@ -27,6 +27,7 @@ from runctl_shared.messages.requests import ListCheckpoints, ReadLog, ShowRun, S
 from runctl_shared.spec import RunSpec
 from runctl_testing.eventually import eventually
 
+DOOM, DOOMED = "RUNCTL_TEST_DOOM", "runctl_testing.doomed_agent"
 TINY = Path(__file__).with_name("tiny_train.py")
 
 
@@ -185,6 +186,9 @@ def main() -> None:
     ways = Ways(*json.loads(sys.argv[4]))
     provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)  # type: ignore[assignment]  # it is longer
     service.connect = partial(_connect, ways.controller)  # type: ignore[attr-defined]  # it is imported there
+    if DOOM in os.environ:
+        defaults = provider.LocalProvider.__init__.__kwdefaults__ or {}
+        defaults["agent_command"] = (sys.executable, "-P", "-m", DOOMED)
     config = ControllerConfig(state_dir=Path(sys.argv[1]), bus=sys.argv[2], **json.loads(sys.argv[3]))
     service.serve(config, lambda: print("ready", flush=True))
 
