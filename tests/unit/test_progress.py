@@ -188,6 +188,14 @@ class TestSampler:
     def test_the_last_line_of_progress_counts_not_the_last_line(self) -> None:
         assert feed(LineSampler(), "step=1\n" + "step=2\nsaved\nhello\n")[-1] == 2
 
+    def test_the_last_step_counts_though_the_traceback_below_it_speaks_of_steps(self) -> None:
+        """Else the report of a training that failed says less than it did."""
+        sampler = LineSampler()
+        feed(sampler, "step=1\n" * 30)
+        burst = "".join(f"step={n}\n" for n in range(2, 90)) + "loss: 0.5\n"
+        frame = '  File "train.py", line 7, in main\n    save(folder, step, total)\n'
+        assert feed(sampler, burst + "Traceback (most recent call last):\n" + frame * 10, 0.01) == [89, None]
+
     def test_an_endless_line_costs_no_memory_and_ends(self) -> None:
         sampler = LineSampler()
         for _ in range(100):

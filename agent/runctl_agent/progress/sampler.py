@@ -16,7 +16,7 @@ _BYTES_PER_SECOND = 512 * 1024
 
 class LineSampler:
     """Of a quiet training every line is parsed. Of a chatty one some 20 a second, and always the last line of
-    a chunk that looks like progress, so that what it stands at now is never missed. Of a large chunk only the
+    a chunk that names a step, so that what it stands at now is never missed. Of a large chunk only the
     beginning and the end are looked at, and of one that comes when much has been looked at already, only its
     last _GLANCE bytes: what cannot be kept up with is passed over, never queued. Holds at most one line of
     MAX_LINE bytes. Not thread-safe."""
@@ -92,9 +92,22 @@ class LineSampler:
         # One is kept for the last line. The first ones come before the others: the first step of an attempt
         # must not be missed.
         some = max(0, min(len(promising) - 1, int(self._allowance) - 1))
-        chosen = promising[:some] + promising[-1:]
-        self._allowance = max(0.0, self._allowance - len(chosen))
-        return [progress for line in chosen for progress in _found(line)]
+        found = [progress for line in promising[:some] for progress in _found(line)]
+        rest = promising[some:]
+        self._allowance = max(0.0, self._allowance - some - min(1, len(rest)))
+        return found + _newest(rest)
+
+
+def _newest(lines: list[bytes]) -> list[Progress]:
+    """What the last line says, and before it, should it name no step, what the last one says that does: the
+    steps of a training that died are followed by lines of its program, which only look like progress."""
+    newest: list[Progress] = []
+    for line in reversed(lines[-_LOOKED_AT:]):
+        for progress in _found(line):
+            if progress.step is not None:
+                return [progress, *newest]
+            newest = newest or [progress]
+    return newest
 
 
 def _found(line: bytes) -> list[Progress]:
