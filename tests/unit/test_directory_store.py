@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import stat
@@ -26,6 +25,7 @@ from runctl_shared.checkpoints.objects import (
 )
 from runctl_shared.clock import FakeClock, SystemClock
 from runctl_testing import forked
+from runctl_testing.small_disk import small_disk
 
 OLD, NEW = b"old" * 1000, b"new!" * 1000
 LOST = 3
@@ -255,15 +255,8 @@ def test_a_limit_on_file_size_is_a_full_store(root: Path, tmp_path: Path) -> Non
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one mebibyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", os.fsencode(disk), b"tmpfs", 0, b"size=1m") != 0:
-        pytest.skip(f"a small file system cannot be mounted here: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield disk
-    finally:
-        libc.umount2(os.fsencode(disk), 2)
+    with small_disk(tmp_path / "disk", 1) as disk:
+        yield disk.path
 
 
 def test_a_full_disk(tiny_disk: Path, tmp_path: Path) -> None:

@@ -26,11 +26,12 @@ def npy(value: int) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + struct.pack("<q", value)
 
 
-def save(folder: Path, step: int, total: int) -> None:
+def save(folder: Path, step: int, total: int, size: int = 0) -> None:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("step.npy", npy(step))
         archive.writestr("total.npy", npy(total))
+        archive.writestr("filler", bytes(size))
     temporary = folder / ".saving.tmp"
     temporary.write_bytes(data.getvalue())
     os.replace(temporary, folder / f"step-{step:06d}.npz")
@@ -122,6 +123,7 @@ def main() -> int:
     options.add_argument("--steps", type=int, default=50)
     options.add_argument("--step-time", type=float, default=0.02)
     options.add_argument("--save-every", type=int, default=10)
+    options.add_argument("--size", type=int, default=0, help="bytes to make each checkpoint larger by")
     options.add_argument("--exit", type=int, default=0, help="exit code at the end")
     options.add_argument("--ignore-term", action="store_true")
     options.add_argument("--forget", action="store_true", help="begin again at 0 whatever there is to resume")
@@ -140,7 +142,7 @@ def main() -> int:
     while step < args.steps:
         asked.wait(args.step_time)
         if asked.is_set():
-            save(folder, step, total)
+            save(folder, step, total, args.size)
             diary.note("saved", step)
             return 143
         step += 1
@@ -153,7 +155,7 @@ def main() -> int:
         diary.note("step", step)
         print(f"step={step} loss={1 / step:.4f}", flush=True)
         if args.save_every and step % args.save_every == 0:
-            save(folder, step, total)
+            save(folder, step, total, args.size)
             diary.note("saved", step)
     diary.note("finished", step)
     print(f"finished total={total}", flush=True)
