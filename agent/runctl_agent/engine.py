@@ -90,7 +90,7 @@ class Engine:
         return [effect for effect in decision.effects if not isinstance(effect, Report)]
 
     def store(self) -> None:
-        """Store what could not be stored before."""
+        """Store what could not be stored before, as far as that succeeds."""
         while self._unstored:
             oldest = self._unstored[0]
             try:
@@ -100,7 +100,9 @@ class Engine:
                 return
             except Exception:
                 if not oldest.reports:
-                    raise
+                    # What is to be done now must be done all the same.
+                    log.exception("spool.failed waiting=%d", len(self._unstored))
+                    return
                 # One event of which no message can be made must not keep back all that follow.
                 log.exception("event.lost kinds=%s", ",".join(type(body).__name__ for body in oldest.reports))
                 oldest.reports = ()

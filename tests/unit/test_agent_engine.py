@@ -8,6 +8,7 @@ from runctl_agent.core import effects, inputs
 from runctl_agent.core.phases import Phase
 from runctl_agent.engine import Engine, event_bytes
 from runctl_agent.spool.memory import MemoryDisk
+from runctl_shared.messages import commands
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import decode
 from runctl_shared.messages.events import Registered, Staged
@@ -98,6 +99,20 @@ def test_days_without_room_take_no_memory(desk: Desk) -> None:
     desk.spool.full = False
     desk.engine.store()
     assert Engine(desk.spool, BOOT, 0.0).state == desk.engine.state
+
+
+def test_a_mistake_of_the_spools_keeps_nothing_from_being_done(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state has moved on: what it wanted done is not asked for a second time."""
+    desk.engine.handle(BOOTED, 100.0)
+    desk.engine.handle(STAGED, 101.0)
+    monkeypatch.setattr(desk.spool, "commit", lambda *args: 1 // 0)
+    start = inputs.CommandArrived(
+        at=2.0, id="cmd-1", attempt=1, kind="StartTraining", body=commands.StartTraining()
+    )
+    assert desk.engine.handle(start, 102.0) == [effects.Claim()]
+    assert not desk.engine.stored
 
 
 def test_one_event_that_makes_no_message_keeps_back_no_other(desk: Desk) -> None:

@@ -79,12 +79,19 @@ class SqliteSpool:
         self._db.close()
 
     def _write(self, state: bytes, new: Sequence[Pending], last: int) -> None:
-        with _as_os_error(), self._db:
+        with _as_os_error():
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "INSERT INTO events VALUES (?, ?, ?)", [(p.sequence, p.kind, p.data) for p in new]
-            )
-            self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (state, last))
+            try:
+                self._db.executemany(
+                    "INSERT INTO events VALUES (?, ?, ?)", [(p.sequence, p.kind, p.data) for p in new]
+                )
+                self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?)", (state, last))
+                self._db.execute("COMMIT")
+            except BaseException:
+                # Left open by a COMMIT that found no room, it would keep every later one from beginning.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def _with_room(self, act: Callable[[], T]) -> T:
         try:
