@@ -53,6 +53,25 @@ def test_the_store_is_full_for_a_while(
     assert (detail.run.state, detail.attempts[0].saved_step) == ("succeeded", 120)
 
 
+def test_the_store_goes_away_for_a_while(house: House, witness: Witness, dice: random.Random) -> None:
+    """Checkpoints that are stored into the empty folder over which its file system was mounted: they count as
+    safe, and are gone when it comes back."""
+    run = house.submit("--steps", "120", env=witness.env)
+    house.wait_training(run, saved=dice.randrange(10, 60, 10))
+    store, away = house.state / "checkpoints", house.state / "away"
+    store.rename(away)
+    store.mkdir()
+    failed = house.wait(run, lambda d: told(d, "checkpoint_failed"), "a checkpoint to fail")
+    assert all("nothing of run" in text for text in told(failed, "checkpoint_failed"))
+    if dice.random() < 0.5:  # else while it trains
+        eventually(lambda: witness.diary()[-1].kind == "finished")
+    store.rmdir()  # nothing was put into it
+    away.rename(store)
+    house.wait_final(run)
+    detail = witness.check(run)
+    assert (detail.run.state, detail.attempts[0].saved_step) == ("succeeded", 120)
+
+
 def test_the_disk_of_the_machine_is_full(
     house: House, witness: Witness, machines: SmallDisk, dice: random.Random
 ) -> None:

@@ -17,8 +17,10 @@ from runctl_agent.notices.model import Notice
 from runctl_agent.service import Service
 from runctl_agent.spool.memory import MemoryDisk, MemorySpool
 from runctl_agent.spool.port import Pending
+from runctl_shared import ids
 from runctl_shared.bus.connect import connect
 from runctl_shared.checkpoints.memory import MemoryStore
+from runctl_shared.checkpoints.objects import ObjectStore
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.clock import SystemClock
 from runctl_shared.messages.base import Body
@@ -44,7 +46,7 @@ class FullDisk(MemorySpool):
 
 class Agent:
     """An agent on a machine in `folder`, whose training is `command`. Of the one before it that died:
-    `phase`, in which it did so, or `disk`, what it left."""
+    `phase`, in which it did so, or `disk`, what it left. `store`: where checkpoints go, if not to memory."""
 
     def __init__(
         self,
@@ -53,17 +55,19 @@ class Agent:
         phase: Phase | None = None,
         disk: MemoryDisk | None = None,
         stall_notice: float = 1800.0,
+        *,
+        attempt: int = 1,
+        store: ObjectStore | None = None,
     ) -> None:
         self.clock = SystemClock()
         self.folder = folder
-        self.place = Place(folder / "machine")
+        self.place = Place(folder / f"machine-{attempt}")
         self.place.prepare()
         spec = msgspec.structs.replace(SPEC, command=command, workdir=str(folder), grace=60.0)
         timing = Timing(heartbeat=0.1, stall_notice=stall_notice)
         url = f"sqlite://{folder / 'bus.db'}"
-        self.boot = Boot(
-            agent="agent-abcd1234-1", attempt=1, spec=spec, bus=url, hard_end=3600.0, timing=timing
-        )
+        name = ids.agent_id(RUN, attempt)
+        self.boot = Boot(agent=name, attempt=attempt, spec=spec, bus=url, hard_end=3600.0, timing=timing)
         self.disk = disk or MemoryDisk()
         if phase is not None:
             state = first_state(self.boot, self.clock.monotonic())
@@ -72,8 +76,7 @@ class Agent:
         self.bus = connect(url, clock=self.clock, name=self.boot.agent)
         self.bus.declare_controller()
         self.bus.declare_agent(self.boot.agent)
-        self.store = MemoryStore()
-        self.repository = RunRepository(self.store, RUN, clock=self.clock)
+        self.repository = RunRepository(store or MemoryStore(), RUN, clock=self.clock)
         self.repository.write_spec(spec)
         self.service = Service(self.boot, self.place, self.clock, self.bus, self.spool, self.repository)
         self._thread = threading.Thread(target=self.service.run, args=(HELLO,), daemon=True)
@@ -91,7 +94,8 @@ class Agent:
     def command(self, body: Body, id: str = "cmd-1") -> None:
         kind = type(body).__name__
         now = self.clock.monotonic()
-        self.service.tell(inputs.CommandArrived(at=now, id=id, attempt=1, kind=kind, body=body))
+        attempt = self.boot.attempt
+        self.service.tell(inputs.CommandArrived(at=now, id=id, attempt=attempt, kind=kind, body=body))
 
     def notice(self, seconds: float = 600.0) -> None:
         self.service.on_notice(
