@@ -57,7 +57,7 @@ class _Boot(msgspec.Struct):
 
 # -P: a file of the user's that lies in the current folder must not be taken for one of ours.
 AGENT_COMMAND = (sys.executable, "-P", "-m", "runctl_agent")
-_HOST_COMMAND = (sys.executable, "-P", "-m", "runctl_controller.providers.local.host")
+_HOST_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "runctl_controller.providers.local.host")
 _SAVE_MARGIN = 60.0
 _BURIAL_ROUNDS = 8
 _OFFER = Offer(provider="local", kind="local", place="local", price=0.0, spot=True, notice=120.0)
