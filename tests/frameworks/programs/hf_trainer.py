@@ -34,10 +34,21 @@ class Notes(TrainerCallback):
             self._diary.note("finished", state.global_step)
 
 
+class Pausing(Trainer):
+    """Gathers the optimizer's state from many GPUs, say, before it is written."""
+
+    pause = 0.0
+
+    def _save_optimizer_and_scheduler(self, folder):  # type: ignore[no-untyped-def]
+        time.sleep(self.pause)
+        super()._save_optimizer_and_scheduler(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--step-time", type=float, default=0.05)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two files of a checkpoint")
     parser.add_argument("--jit", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -58,7 +69,8 @@ def main() -> None:
         enable_jit_checkpoint=options.jit,
     )
     data = [{"input_ids": row, "labels": row} for row in tokens]
-    trainer = Trainer(
+    Pausing.pause = options.pause
+    trainer = Pausing(
         model=model,
         args=arguments,
         train_dataset=data,
