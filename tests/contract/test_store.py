@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from runctl_controller.core.effects import Launch, Look, Tell
+from runctl_controller.core.leadership import Leadership
 from runctl_controller.core.model import Interval
 from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState, RunState
 from runctl_controller.store.memory import Disk, MemoryStore
@@ -378,21 +379,64 @@ def _beat(agent: str, at: float) -> Beat:
 
 def test_who_takes_over_is_the_only_one_to_write(open_store: Open) -> None:
     old, new = open_store(), open_store()
-    first = old.take_over()
+    first = old.take_over().epoch
     with old.transaction() as tx:
         tx.save(RICH)
-    assert new.take_over() == first + 1
+    assert new.take_over().epoch == first + 1
     for _ in range(2):
         with pytest.raises(Superseded), old.transaction() as tx:
             tx.save(new_run("run-late"))
     with new.transaction() as tx:
         assert tx.load("run-late") is None
         tx.save(change_run(RICH, why="new"))
-    assert old.take_over() == first + 2
+    assert old.take_over().epoch == first + 2
     with old.transaction() as tx:
         assert tx.load("run-rich") == change_run(RICH, why="new")
     with pytest.raises(Superseded), new.transaction():
         pass
+
+
+def test_a_leadership_is_seen_by_others_and_goes_on_counting(open_store: Open) -> None:
+    """A standby that cannot see its leader is well takes over from it."""
+    leader, standby = open_store(), open_store()
+    assert (found := standby.leadership()) is not None
+    assert found.epoch == 0
+    mine = leader.take_over(pid=7, now=5.0, seconds=15.0)
+    assert mine == Leadership(epoch=1, pid=7, since=5.0, seconds=15.0)
+    assert standby.leadership() == mine
+    leader.renew()
+    leader.renew()
+    assert standby.leadership() == msgspec.structs.replace(mine, renewals=2)
+
+
+def test_a_leadership_can_be_seen_while_somebody_writes_and_never_ends(open_store: Open) -> None:
+    """A leader that is stopped in the midst of a transaction would stop its standbys, too."""
+    leader, standby = open_store(), open_store()
+    mine = leader.take_over(pid=7, seconds=15.0)
+    with leader.transaction() as tx:
+        tx.save(RICH)
+        assert standby.leadership() == mine
+
+
+def test_only_what_was_seen_to_stand_still_is_replaced(open_store: Open) -> None:
+    """Two standbys that saw the same leader stop would both lead, one after the other; and so would one that
+    looked just before the leader woke up."""
+    old, first, second = open_store(), open_store(), open_store()
+    seen = old.take_over(pid=7, seconds=15.0)
+    old.renew()
+    with pytest.raises(Superseded):
+        first.take_over(pid=8, instead_of=seen)
+    old.renew()
+    seen = msgspec.structs.replace(seen, renewals=2)
+    assert first.take_over(pid=8, instead_of=seen).epoch == 2
+    with pytest.raises(Superseded, match="process 8, epoch 2"):
+        second.take_over(pid=9, instead_of=seen)
+    with first.transaction() as tx:
+        tx.save(RICH)
+    with pytest.raises(Superseded, match="process 8, epoch 2"):
+        old.renew()
+    assert (now := second.leadership()) is not None
+    assert (now.pid, now.renewals) == (8, 0)
 
 
 def test_the_installation_is_made_once(open_store: Open) -> None:

@@ -234,6 +234,24 @@ def test_a_standing_controller(runctl: CommandLine) -> None:
     assert runctl("controller", "stop").out == "No controller runs.\n"
 
 
+def test_a_standby_waits_its_turn_and_is_told_of(runctl: CommandLine) -> None:
+    """A standby that refuses to start, that nobody sees, or that is forgotten when the first one stops."""
+    runctl("controller", "stop", "--force")
+    assert runctl("controller", "start", "--standby").out.startswith("The controller runs")
+    first = runctl.json("controller", "status")
+    assert (first["standbys"], "nobody stands by" in runctl("controller", "status").out) == ([], True)
+    said = runctl("controller", "start", "--standby").out
+    assert "stands by" in said
+    assert f"process {first['pid']}" in said
+    (second,) = runctl.json("controller", "status")["standbys"]
+    assert f"process {second}" in runctl("controller", "status").out
+    assert f"process {second} leads now" in runctl("controller", "stop").out
+    now = runctl.json("controller", "status")
+    assert (now["pid"], now["epoch"], now["standbys"]) == (second, first["epoch"] + 1, [])
+    assert now["leads_since"] >= first["leads_since"]
+    assert runctl("controller", "stop").out == "The controller has ended.\n"
+
+
 def test_many_commands_at_once_share_one_controller(runctl: CommandLine) -> None:
     runctl("controller", "stop", "--force")
     started = [runctl.start("ls", "--json") for _ in range(6)]

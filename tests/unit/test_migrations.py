@@ -92,7 +92,7 @@ def test_a_state_of_every_schema_is_understood(tmp_path: Path, schema: int) -> N
             assert list(tx.take_due(99.0)) == [DueTimer(run="run-past", key="look", at=12.5)]
             tx.save(change_attempt(RECORD, 2, state=AttemptState.STAGING))
         assert store.installation() == "inst-000000000000"
-        assert store.take_over() == 2
+        assert store.take_over().epoch == 2
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
@@ -127,7 +127,7 @@ def test_queries_name_the_columns_that_there_are(database: Connection) -> None:
 
 def _add_table(connection: Connection) -> None:
     connection.execute(text("CREATE TABLE added (id INTEGER)"))
-    connection.execute(text("DELETE FROM meta WHERE name = 'epoch'"))
+    connection.execute(text("DELETE FROM leadership"))
 
 
 def _fail(connection: Connection) -> None:
@@ -137,7 +137,7 @@ def _fail(connection: Connection) -> None:
 
 def _state(connection: Connection) -> tuple[int, bool, bool]:
     with connection.begin():
-        epoch = connection.execute(text("SELECT value FROM meta WHERE name = 'epoch'")).scalar()
+        epoch = connection.execute(text("SELECT epoch FROM leadership")).scalar()
         return schema_of(connection), inspect(connection).has_table("added"), epoch is not None
 
 

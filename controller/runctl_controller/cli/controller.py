@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runctl_controller.settings.model import Settings
-    from runctl_shared.messages.replies import Status
+    from runctl_shared.messages.replies import Done, Status
 
 
 @click.group()
@@ -27,30 +27,47 @@ def controller() -> None:
 
 @controller.command()
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, logging to stderr.")
+@click.option(
+    "--standby",
+    is_flag=True,
+    help="If one runs, wait, and take over when it ends or does not answer any more.",
+)
 @click.option("--embedded", is_flag=True, hidden=True)
 @click.option("--ready-fd", type=int, default=None, hidden=True)
 @json_option
-def start(foreground: bool, embedded: bool, ready_fd: int | None, as_json: bool) -> int:
+def start(foreground: bool, standby: bool, embedded: bool, ready_fd: int | None, as_json: bool) -> int:
     """Start a controller that stays until it is stopped."""
     if foreground:
-        return _foreground(embedded) if ready_fd is None else _background(embedded, ready_fd)
+        how = _How(embedded=embedded, standby=standby)
+        return _foreground(how) if ready_fd is None else _background(how, ready_fd)
     from runctl_controller.cli.output import emit
     from runctl_controller.client.embedded import start as start_detached
     from runctl_controller.settings.load import load
 
-    status = start_detached(load(), embedded=False)
-    emit(status, as_json, lambda: click.echo(f"The controller runs (process {status.pid})."))
+    found = start_detached(load(), embedded=False, standby=standby)
+    emit(found, as_json, lambda: click.echo(_started(found)))
     return 0
 
 
-def _foreground(embedded: bool) -> int:
+class _How(NamedTuple):
+    embedded: bool
+    standby: bool
+
+
+def _started(found: Status | Done) -> str:
+    from runctl_shared.messages.replies import Done
+
+    return found.note if isinstance(found, Done) else f"The controller runs (process {found.pid})."
+
+
+def _foreground(how: _How) -> int:
     from runctl_controller.settings.load import load
 
-    _serve(load(), embedded, lambda: None)
+    _serve(load(), how, lambda: None, lambda: None)
     return 0
 
 
-def _background(embedded: bool, ready_fd: int) -> int:
+def _background(how: _How, ready_fd: int) -> int:
     """Started by `client.embedded.start`, which is told by a pipe how it went."""
     import msgspec
 
@@ -66,16 +83,16 @@ def _background(embedded: bool, ready_fd: int) -> int:
                 pipe.close()
 
         try:
-            _serve(load(), embedded, lambda: tell("ok"))
+            _serve(load(), how, lambda: tell("ok"), lambda: tell("standby"))
         except RunctlError as error:
             # Two commands that start one at the same time both have one.
-            there_already = embedded and isinstance(error, RefusedByGuard)
+            there_already = how.embedded and isinstance(error, RefusedByGuard)
             tell("ok" if there_already else error.code, error.what, error.mend)
             raise
     return 0
 
 
-def _serve(settings: Settings, embedded: bool, ready: Callable[[], None]) -> None:
+def _serve(settings: Settings, how: _How, ready: Callable[[], None], standing_by: Callable[[], None]) -> None:
     import logging
 
     from runctl_controller.service.main import serve
@@ -86,17 +103,18 @@ def _serve(settings: Settings, embedded: bool, ready: Callable[[], None]) -> Non
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         force=True,
     )
-    serve(controller_config(settings, embedded=embedded), ready)
+    config = controller_config(settings, embedded=how.embedded, standby=how.standby)
+    serve(config, ready, standing_by=standing_by)
 
 
 @controller.command()
 @click.option("--force", is_flag=True, help="Even if runs are not finished: nobody resumes them then.")
 @json_option
 def stop(force: bool, as_json: bool) -> int:
-    """Stop the controller. Training goes on."""
+    """Stop the controller that leads. Training goes on; one that stands by takes over."""
     from runctl_controller.cli.output import emit
     from runctl_controller.client.client import Client
-    from runctl_controller.client.embedded import is_running, wait_until_gone
+    from runctl_controller.client.embedded import is_running, leader, wait_for_another
     from runctl_controller.settings.load import load
     from runctl_shared.errors import RunctlError
     from runctl_shared.messages.replies import Done
@@ -106,11 +124,16 @@ def stop(force: bool, as_json: bool) -> int:
     if not is_running(settings):
         emit(Done(note="no controller runs"), as_json, lambda: click.echo("No controller runs."))
         return 0
+    before = leader(settings)
     with Client(settings.bus) as client:
         done = client.ask(StopController(force=force), Done)
-    if settings.bus_url is None and not wait_until_gone(settings, 45.0):
+    if settings.bus_url is None and not wait_for_another(settings, before, 45.0):
         raise RunctlError("The controller is still ending.", "See controller.log in its state folder.")
-    emit(done, as_json, lambda: click.echo("The controller has ended."))
+    now = leader(settings) if settings.bus_url is None else None
+    said = (
+        "The controller has ended." if now is None else f"The controller has ended; process {now} leads now."
+    )
+    emit(done, as_json, lambda: click.echo(said))
     return 0
 
 
@@ -143,3 +166,11 @@ def _print_status(found: Status) -> None:
     click.echo(clean(f"bus    {found.bus}"))
     click.echo(clean(f"state  {found.state_dir}"))
     click.echo(f"runs   {found.unfinished} not finished, {found.machines} machines")
+    from datetime import UTC, datetime
+
+    since = datetime.fromtimestamp(found.leads_since, UTC)
+    click.echo(f"leads  since {since:%Y-%m-%d %H:%M:%S} UTC, epoch {found.epoch}")
+    waiting = ", ".join(f"process {each}" for each in found.standbys)
+    if waiting:
+        waiting += f" (taking over after {found.takeover:.0f} s of silence)"
+    click.echo(f"behind {waiting or 'nobody stands by'}")

@@ -143,14 +143,14 @@ def _follow(
 ) -> None:
     """From `offset` of attempt `last` on, live, until the run ends, or attempt `only`."""
     from runctl_controller.cli.phases import end_line
-    from runctl_controller.client.embedded import Standby
+    from runctl_controller.client.embedded import Restarter
     from runctl_controller.client.follow import Follower, Happened, Printed, Troubled
     from runctl_controller.client.output import OutputStream
     from runctl_shared.clock import SystemClock
     from runctl_shared.messages.replies import RunDetail as Detail
     from runctl_shared.messages.requests import ShowRun
 
-    ensure = Standby(settings, screen.say).ensure
+    ensure = Restarter(settings, screen.say).ensure
     run = detail.run.run
     follower = Follower(client, SystemClock(), run, ensure, OutputStream(max(1, last), offset))
     try:

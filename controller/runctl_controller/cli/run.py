@@ -108,13 +108,13 @@ def _attached(
     from runctl_controller.cli.exits import OURS
     from runctl_controller.cli.output import to_json
     from runctl_controller.cli.signals import noted
-    from runctl_controller.client.embedded import Standby
+    from runctl_controller.client.embedded import Restarter
     from runctl_controller.client.follow import Follower
     from runctl_shared.clock import SystemClock
     from runctl_shared.errors import RunctlError
 
     clock = SystemClock()
-    follower = Follower(client, clock, spec.run, Standby(settings, screen.say).ensure)
+    follower = Follower(client, clock, spec.run, Restarter(settings, screen.say).ensure)
     try:
         with noted(follower.wake) as signals:
             submit()

@@ -16,7 +16,7 @@ from runctl_controller.service.lock import holder
 from runctl_controller.settings.export import as_environment
 from runctl_controller.settings.model import Settings
 from runctl_shared.errors import NoController, StoreUnusable, from_code
-from runctl_shared.messages.replies import Status
+from runctl_shared.messages.replies import Done, Status
 from runctl_shared.messages.requests import ControllerStatus
 
 START_TIMEOUT = 45.0
@@ -35,16 +35,22 @@ def reach(settings: Settings) -> Client:
 
 def is_running(settings: Settings) -> bool:
     """Whether a controller may be there to be asked: with a broker, only asking tells."""
-    return settings.bus_url is not None or holder(_lock(settings)) is not None
+    return settings.bus_url is not None or leader(settings) is not None
+
+
+def leader(settings: Settings) -> int | None:
+    """The process that leads here (0: it does not say), None when there is none, as far as this machine
+    knows."""
+    return holder(_lock(settings))
 
 
 def _lock(settings: Settings) -> Path:
     return Path(settings.state_dir) / "controller.lock"
 
 
-def start(settings: Settings, *, embedded: bool = True) -> Status:
-    """Start a controller in the background and wait until it answers. If another command starts one at the
-    same time, one of them is it. Raises what kept it from starting."""
+def start(settings: Settings, *, embedded: bool = True, standby: bool = False) -> Status | Done:
+    """Start a controller in the background and wait until it answers, or (Done) stands by. If another command
+    starts one at the same time, one of them is it. Raises what kept it from starting."""
     state = Path(settings.state_dir)
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,7 +64,8 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
     try:
         # -P: a file of the user's in the current folder must not be taken for a module of ours.
         command = [sys.executable, "-P", "-m", "runctl_controller.cli.main", "controller", "start"]
-        command += ["--foreground", "--ready-fd", str(report), *(["--embedded"] if embedded else [])]
+        command += ["--foreground", "--ready-fd", str(report)]
+        command += ["--embedded"] * embedded + ["--standby"] * standby
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -75,13 +82,18 @@ def start(settings: Settings, *, embedded: bool = True) -> Status:
         os.close(log)
     # Should it end while we live, it must not stay a zombie.
     threading.Thread(target=process.wait, name="wait-controller", daemon=True).start()
-    _wait_for_report(ready)
+    if _wait_for_report(ready) == "standby":
+        # Whoever leads may be just what does not answer: it is not asked.
+        ahead = leader(settings)
+        return Done(
+            note=f"Process {process.pid} stands by, and takes over when process {ahead} does not answer."
+        )
     with Client(settings.bus) as client:
         return client.ask(ControllerStatus(), Status, START_TIMEOUT)
 
 
-def _wait_for_report(ready: int) -> None:
-    """The new process says `ok`, or (in JSON) why it cannot be the controller."""
+def _wait_for_report(ready: int) -> str:
+    """The new process says `ok` or `standby`, or (in JSON) why it cannot be the controller."""
     import select
 
     with os.fdopen(ready, "rb") as pipe:
@@ -95,21 +107,23 @@ def _wait_for_report(ready: int) -> None:
             "The controller ended while it started.", "See controller.log in its state folder."
         )
     code, what, mend = msgspec.json.decode(said, type=tuple[str, str, str])
-    if code != "ok":
+    if code not in ("ok", "standby"):
         raise from_code(code, what, mend)
+    return code
 
 
-def wait_until_gone(settings: Settings, timeout: float) -> bool:
-    """Wait for the controller of this state folder to end. Whether it did within `timeout` seconds."""
+def wait_for_another(settings: Settings, before: int | None, timeout: float) -> bool:
+    """Wait until process `before` leads no more in this state folder. Whether that was within `timeout`
+    seconds."""
     pause = 0.05
     for _ in range(round(timeout / pause)):
-        if holder(_lock(settings)) is None:
+        if leader(settings) != before:
             return True
         threading.Event().wait(pause)
     return False
 
 
-class Standby:
+class Restarter:
     """Starts an embedded controller that has vanished: once. `say` is told, in a sentence."""
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +19,7 @@ from runctl_controller.service.loop import Loop
 from runctl_controller.service.naming import named
 from runctl_controller.service.reading import list_checkpoints, read_log, read_series, remove_checkpoints
 from runctl_controller.service.views import run_detail, run_view
-from runctl_controller.store.port import Beat, Store, Transaction
+from runctl_controller.store.port import Beat, Store, Superseded, Transaction
 from runctl_shared.bus.port import Delivery
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
@@ -50,6 +49,8 @@ def _said(message: Message[Any], handle: Callable[[Message[Any]], Body | None]) 
     """What `handle` says to the message; if it fails, the words with which the client is told why."""
     try:
         return handle(message)
+    except Superseded:
+        raise  # not ours to answer: unsettled, the request goes to who leads now
     except RunctlError as error:
         return replies.Failed(code=wire_code(error), what=error.what, mend=error.mend)
     except Exception as error:  # a bug must not leave the client waiting
@@ -59,7 +60,8 @@ def _said(message: Message[Any], handle: Callable[[Message[Any]], Body | None]) 
 
 
 class Clients:
-    """Answers requests. `about` says what the controller is (for ControllerStatus)."""
+    """Answers requests. `about` says what the controller is (for ControllerStatus), `standbys` which
+    processes wait for its turn."""
 
     def __init__(
         self,
@@ -67,9 +69,10 @@ class Clients:
         store: Store,
         clock: Clock,
         about: replies.Status,
+        standbys: Callable[[], tuple[int, ...]] = tuple,
     ) -> None:
         self._loop, self._store, self._clock = loop, store, clock
-        self._about = about
+        self._about, self._standbys = about, standbys
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="runctl-clients")
         self.last_asked = clock.monotonic()
 
@@ -203,7 +206,8 @@ class Clients:
             busy = tx.busy()
             records = [record for run in busy if (record := tx.load(run)) is not None]
         machines = sum(m.state.value != "terminated" for r in records for m in r.machines)
-        return msgspec.structs.replace(self._about, unfinished=len(busy), machines=machines, pid=os.getpid())
+        now = {"unfinished": len(busy), "machines": machines, "standbys": self._standbys()}
+        return msgspec.structs.replace(self._about, **now)
 
     def _stop(self, body: requests.StopController) -> Body:
         with self._store.transaction() as tx:

@@ -9,17 +9,20 @@ import msgspec
 
 class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`bus`: the URL for the controller and its agents. `embedded`: started on demand by the command line; it
-    ends by itself when nothing has been left to do for `idle` seconds."""
+    ends by itself when nothing has been left to do for `idle` seconds. `standby`: if there is a controller,
+    wait until it has died or not answered for its `takeover` seconds."""
 
     state_dir: Path
     bus: str
     embedded: bool = False
+    standby: bool = False
     idle: float = 60.0
     heartbeat: float = 10.0
     lease: float = 900.0
     kill_margin: float = 3.0
     notice_poll: float = 1.0
     boot_limit: float = 120.0
+    takeover: float = 15.0
 
     @property
     def database(self) -> Path:
@@ -32,6 +35,11 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def lock(self) -> Path:
         return self.state_dir / "controller.lock"
+
+    @property
+    def standbys(self) -> Path:
+        """A file for each controller that stands by, held by it."""
+        return self.state_dir / "standbys"
 
     @property
     def log(self) -> Path:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import queue
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from runctl_controller.core import effects, inputs
 from runctl_controller.core.model import Record
 from runctl_controller.service.engine import Engine, Outcome
+from runctl_controller.service.executor import TryLater
 from runctl_controller.service.feed import Feed
 from runctl_controller.service.hearing import Hearing
 from runctl_controller.service.outbox import Job, Outbox
-from runctl_controller.store.port import Beat, Store
+from runctl_controller.store.port import Beat, Store, Superseded
 from runctl_shared.bus.port import Address, Bus, Delivery, Stream
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
@@ -46,8 +48,11 @@ class Loop:
         hearing: Hearing,
         carry_out: Callable[..., inputs.Input | None],
         changed: Callable[[Record], None] = lambda record: None,
+        renew: Callable[[], None] = lambda: None,
+        renew_every: float = 3.0,
     ) -> None:
-        self._changed = changed
+        """`renew` shows that this controller is well, every `renew_every` seconds."""
+        self._changed, self._renew, self._renew_every = changed, renew, renew_every
         self._engine, self._store, self._bus, self._clock = engine, store, bus, clock
         self.hearing = hearing
         self.feed = Feed(bus, store, hearing, clock)
@@ -61,8 +66,10 @@ class Loop:
         self._timer: float | None = None
         self._timer_as_of = self._pumped_as_of = -1
         self._stopping = False
+        self.superseded: Superseded | None = None
+        """By whom; then nothing may be done any more."""
         self._offset = clock.now() - clock.monotonic()
-        self._swept = clock.monotonic()
+        self._swept = self._renewed = clock.monotonic()
 
     # -- from any thread ----------------------------------------------------------------------
 
@@ -104,10 +111,14 @@ class Loop:
         self._guarded(self._save_beats)
 
     def _as_owner(self, record: Record, effect: effects.Effect) -> inputs.Input | None:
-        """Carry out an effect, unless another controller has taken over while this one slept: then it raises
-        Superseded. (Called from the outbox's workers.)"""
-        with self._store.transaction():
-            pass
+        """Carry out an effect, unless another controller has taken over while this one slept. (Called from
+        the outbox's workers.)"""
+        try:
+            with self._store.transaction():
+                pass
+        except Superseded as error:
+            self.put(partial(self._give_way, error))
+            raise TryLater("it is for another controller to do") from error
         return self._carry_out(record, effect)
 
     def _settle(self, job: Job, outcome: inputs.Input | None) -> None:
@@ -127,14 +138,16 @@ class Loop:
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
+        except Superseded as error:
+            self._give_way(error)
         except RunctlError as error:
-            if error.code == "superseded":
-                log.error("controller.superseded %s", error)
-                self._stopping = True
-            else:
-                log.error("input.failed %s", error)
+            log.error("input.failed %s", error)
         except Exception:  # one bad input must not end the controller
             log.exception("input.failed")
+
+    def _give_way(self, error: Superseded) -> None:
+        self.superseded = self.superseded or error
+        self._stopping = True
 
     def _is_idle(self, idle: Callable[[], bool]) -> bool:
         try:
@@ -166,6 +179,9 @@ class Loop:
 
     def _housekeeping(self) -> None:
         now, mono = self._clock.now(), self._clock.monotonic()
+        if mono - self._renewed >= self._renew_every:
+            self._renewed = mono
+            self._renew()
         if abs(now - mono - self._offset) > JUMP or mono - self._swept > JUMP:
             jump = now - mono - self._offset
             log.warning("clock.jumped seconds=%.0f", jump)

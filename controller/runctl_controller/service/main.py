@@ -6,9 +6,11 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 from runctl_controller import __version__
 from runctl_controller.core.inputs import World
+from runctl_controller.core.leadership import LOOKS
 from runctl_controller.core.tables import MachineState
 from runctl_controller.providers.local.provider import LocalProvider
 from runctl_controller.providers.port import Provider
@@ -17,14 +19,15 @@ from runctl_controller.service.config import ControllerConfig
 from runctl_controller.service.engine import Engine
 from runctl_controller.service.executor import Executor
 from runctl_controller.service.hearing import Hearing
-from runctl_controller.service.lock import held
+from runctl_controller.service.lock import Seat, holder, holders
 from runctl_controller.service.loop import Loop
 from runctl_controller.service.secrets import Secrets
+from runctl_controller.service.standby import Led, lead
 from runctl_controller.store.port import Store
 from runctl_shared.bus.connect import connect
 from runctl_shared.bus.port import Address, Bus, Stream
 from runctl_shared.clock import Clock, SystemClock
-from runctl_shared.errors import NoController
+from runctl_shared.errors import NoController, RefusedByGuard
 from runctl_shared.messages.replies import Status
 
 log = logging.getLogger("runctl.controller")
@@ -43,44 +46,54 @@ def serve(
     config: ControllerConfig,
     ready: Callable[[], None] = lambda: None,
     providers: Callable[[ControllerConfig, Clock], Providers] = this_computer,
+    standing_by: Callable[[], None] = lambda: None,
 ) -> None:
-    """Be the controller of `config.state_dir` until told to stop, or idle; `ready` is called once it answers.
+    """Be the controller of `config.state_dir` until told to stop, or idle; `ready` is called once it answers,
+    `standing_by` once it waits for its turn.
 
-    Raises RunctlError when it cannot: another one runs, the state cannot be used, the bus refuses.
+    Raises RunctlError when it cannot: another one runs, the state cannot be used, the bus refuses; Superseded
+    when another one has taken over.
     """
-    from runctl_controller.store.sql.store import SqlStore
-
     clock = SystemClock()
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with held(config.lock):
-        store = SqlStore(f"sqlite:///{config.database}")
-        bus = connect(config.bus, clock=clock, name="controller")
-        try:
+    with closing(Seat(config.lock)) as seat:
+        if not seat.take() and not config.standby:
+            raise RefusedByGuard(
+                f"A controller is running already (process {holder(config.lock) or 'unknown'}).",
+                "`runctl controller status` shows it, `runctl controller stop` ends it;"
+                " if it does not answer, `runctl controller start --standby` takes over.",
+            )
+        with closing(connect(config.bus, clock=clock, name="controller")) as bus:
             _connected(bus, config)
-            _serve(config, clock, store, bus, providers(config, clock), ready)
-        finally:
-            bus.close()
-            store.close()
+            led = lead(config, seat, bus, clock, standing_by)
+            if led is not None:
+                with closing(led.store):
+                    bus.declare_controller(alone=True)
+                    _serve(config, clock, led, seat, bus, providers(config, clock), ready)
 
 
 def _connected(bus: Bus, config: ControllerConfig) -> None:
-    if not bus.wait_connected(CONNECT_TIMEOUT):
-        raise NoController(
-            f"The bus did not answer within {CONNECT_TIMEOUT:.0f} s.",
-            "Is the broker running, and RUNCTL_BUS_URL right? `runctl config show` tells.",
-        )
-    bus.declare_controller()
+    if bus.wait_connected(CONNECT_TIMEOUT):
+        return
+    if config.standby:  # it has time, and whoever leads may be what keeps the bus from answering
+        log.warning("standby.no-bus seconds=%.0f: it goes on trying", CONNECT_TIMEOUT)
+        return
+    raise NoController(
+        f"The bus did not answer within {CONNECT_TIMEOUT:.0f} s.",
+        "Is the broker running, and RUNCTL_BUS_URL right? `runctl config show` tells.",
+    )
 
 
 def _serve(
     config: ControllerConfig,
     clock: Clock,
-    store: Store,
+    led: Led,
+    seat: Seat,
     bus: Bus,
     providers: Providers,
     ready: Callable[[], None],
 ) -> None:
-    store.take_over()
+    store = led.store
     world = World(
         installation=store.installation(),
         bus=config.bus,
@@ -95,9 +108,24 @@ def _serve(
     secrets = Secrets(config.state_dir, clock)
     secrets.sweep(store)
     engine, hearing = Engine(store, world), Hearing(world.heartbeat)
-    loop = Loop(engine, store, bus, clock, hearing, executor.carry_out, secrets.changed)
-    about = _about(config, store, clock)
-    clients = Clients(loop, store, clock, about)
+
+    def renew() -> None:
+        store.renew()
+        seat.keep()
+
+    loop = Loop(
+        engine,
+        store,
+        bus,
+        clock,
+        hearing,
+        executor.carry_out,
+        secrets.changed,
+        renew,
+        config.takeover / LOOKS,
+    )
+    about = _about(config, led, clock)
+    clients = Clients(loop, store, clock, about, lambda: holders(config.standbys))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     _declare_agents(bus, store)
@@ -106,12 +134,16 @@ def _serve(
         bus.subscribe(Address(Stream.HEARTBEATS), loop.on_heartbeat, prefetch=500),
         bus.subscribe(Address(Stream.REQUESTS), clients.on_request),
     ]
-    log.info("controller.ready pid=%d installation=%s", os.getpid(), about.installation)
+    log.info(
+        "controller.ready process=%d epoch=%d installation=%s", about.pid, about.epoch, about.installation
+    )
     ready()
     loop.run(_idle(config, clock, store, clients))
     for subscription in subscriptions:
         subscription.close()
     clients.close()
+    if loop.superseded is not None:
+        raise loop.superseded
 
 
 def _declare_agents(bus: Bus, store: Store) -> None:
@@ -124,17 +156,20 @@ def _declare_agents(bus: Bus, store: Store) -> None:
                 bus.declare_agent(machine.id)
 
 
-def _about(config: ControllerConfig, store: Store, clock: Clock) -> Status:
+def _about(config: ControllerConfig, led: Led, clock: Clock) -> Status:
     return Status(
         pid=os.getpid(),
         version=__version__,
-        installation=store.installation(),
+        installation=led.store.installation(),
         started_at=clock.now(),
         embedded=config.embedded,
         unfinished=0,
         machines=0,
         bus=config.bus.split("://", 1)[0],
         state_dir=str(config.state_dir),
+        epoch=led.leadership.epoch,
+        leads_since=led.leadership.since,
+        takeover=config.takeover,
     )
 
 

@@ -40,12 +40,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.checkpoints or f"file://{Path(self.state_dir) / 'checkpoints'}"
 
 
-def controller_config(settings: Settings, *, embedded: bool) -> ControllerConfig:
+def controller_config(settings: Settings, *, embedded: bool, standby: bool = False) -> ControllerConfig:
     """What a controller's process needs of the settings."""
     return ControllerConfig(
         state_dir=Path(settings.state_dir),
         bus=settings.bus,
         embedded=embedded,
+        standby=standby,
         idle=settings.idle,
         heartbeat=settings.heartbeat,
         lease=settings.lease,

@@ -6,10 +6,13 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
+
 from runctl_controller.core.effects import Effect, Tell
+from runctl_controller.core.leadership import Leadership
 from runctl_controller.core.model import Record, Run
 from runctl_controller.core.tables import OPEN_RUN
-from runctl_controller.store.port import Beat, DueTimer, Forgotten, Outgoing, Sums, Superseded, Told
+from runctl_controller.store.port import Beat, DueTimer, Forgotten, Outgoing, Sums, Told, superseded
 
 
 class _Tables:
@@ -162,7 +165,7 @@ class Disk:
 
     def __init__(self) -> None:
         self.tables = _Tables()
-        self.epoch = 0
+        self.leadership = Leadership()
         self.turn = threading.RLock()
 
 
@@ -180,17 +183,38 @@ class MemoryStore:
         with self.disk.turn:
             tables = self.disk.tables.copy()
             yield MemoryTransaction(tables)
-            if self._epoch is not None and self._epoch != self.disk.epoch:
-                raise Superseded("Another controller has taken over.")
+            if self._epoch is not None and self._epoch != self.disk.leadership.epoch:
+                raise superseded(self.disk.leadership)
             if self._fail is not None:
                 error, self._fail = self._fail, None
                 raise error
             self.disk.tables = tables
 
-    def take_over(self) -> int:
-        self.disk.epoch += 1
-        self._epoch = self.disk.epoch
-        return self._epoch
+    def take_over(
+        self,
+        *,
+        pid: int = 0,
+        now: float = 0.0,
+        seconds: float = 0.0,
+        instead_of: Leadership | None = None,
+    ) -> Leadership:
+        with self.disk.turn:
+            known = self.disk.leadership
+            if instead_of is not None and known != instead_of:
+                raise superseded(known)
+            self._epoch = known.epoch + 1
+            self.disk.leadership = Leadership(epoch=self._epoch, pid=pid, since=now, seconds=seconds)
+            return self.disk.leadership
+
+    def renew(self) -> None:
+        with self.disk.turn:
+            known = self.disk.leadership
+            if self._epoch is not None and self._epoch != known.epoch:
+                raise superseded(known)
+            self.disk.leadership = msgspec.structs.replace(known, renewals=known.renewals + 1)
+
+    def leadership(self) -> Leadership | None:
+        return self.disk.leadership
 
     def fail_once(self, error: Exception) -> None:
         self._fail = error

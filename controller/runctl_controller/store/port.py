@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from runctl_controller.core.effects import Effect, Tell
+from runctl_controller.core.leadership import Leadership
 from runctl_controller.core.model import Record, Run
 from runctl_shared.errors import StoreUnusable
 from runctl_shared.messages.events import Heartbeat
@@ -18,6 +19,15 @@ class Superseded(StoreUnusable):
     """Another controller has taken over: this one must not write any more."""
 
     code = "superseded"
+
+
+def superseded(by: Leadership) -> Superseded:
+    """In words. `by`: who leads instead."""
+    return Superseded(
+        f"Another controller (process {by.pid or 'unknown'}, epoch {by.epoch}) has taken over and leads now."
+        " This one has written nothing since, and ends.",
+        "`runctl controller start --standby` starts one that waits for its turn.",
+    )
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,12 +180,30 @@ class Store(Protocol):
     """Transactions are serial. Raises StoreUnusable: damaged, not writable, or written by a newer version."""
 
     def transaction(self) -> AbstractContextManager[Transaction]:
-        """Commits on leaving, rolls back on an exception. Raises Superseded after somebody else's
-        `take_over`."""
+        """Commits on leaving, rolls back on an exception. Raises Superseded, and commits nothing, after
+        somebody else's `take_over`: that is seen inside the transaction."""
         ...
 
-    def take_over(self) -> int:
-        """Become the one who writes: every transaction of earlier owners fails from now on. The epoch."""
+    def take_over(
+        self,
+        *,
+        pid: int = 0,
+        now: float = 0.0,
+        seconds: float = 0.0,
+        instead_of: Leadership | None = None,
+    ) -> Leadership:
+        """Become the one who writes: every transaction of earlier leaders fails from now on. `pid`, `now`
+        (UTC) and `seconds`: see Leadership. `instead_of`: only if that is what the store still says; raises
+        Superseded when that leader has been heard of since, or somebody else was quicker."""
+        ...
+
+    def renew(self) -> None:
+        """Show that the leader is well. Raises Superseded like a transaction."""
+        ...
+
+    def leadership(self) -> Leadership | None:
+        """Who leads, as it was last written. Waits for nobody, not even for a writer that never ends; None
+        when that cannot be told now."""
         ...
 
     def installation(self) -> str:

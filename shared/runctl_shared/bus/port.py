@@ -169,10 +169,14 @@ class Bus(Protocol):
         """
         ...
 
-    def declare_controller(self) -> None:
+    def declare_controller(self, *, alone: bool = False) -> None:
         """Create exchanges and the controller's queues. Idempotent; repeated on every reconnect, together
         with the queues of all agents declared through this connection and not removed, and where one of
         these queues turns out to have been deleted. Controller only.
+
+        `alone`: others that consume those queues and do not answer are to be put out, so that what they hold
+        goes back. (The embedded bus puts out everybody, for it cannot tell a stopped process from a slow one;
+        a broker by itself does so with whom it has not heard for half a minute.)
 
         Raises BusUnavailable, BusRefused."""
         ...

@@ -227,7 +227,9 @@ class Series(Body, frozen=True, kw_only=True):
 
 
 class Status(Body, frozen=True, kw_only=True):
-    """The controller: its process, its store and bus, and whether anything is left to do."""
+    """The controller that leads: its process, its store and bus, and whether anything is left to do. `epoch`:
+    which leadership it is, counted from 1; `standbys`: processes that wait to take over, as far as known;
+    `takeover`: seconds of silence after which they do."""
 
     pid: Count
     version: Word
@@ -238,6 +240,10 @@ class Status(Body, frozen=True, kw_only=True):
     machines: Count
     bus: Word
     state_dir: Path
+    epoch: Count = 0
+    leads_since: Moment = 0.0
+    standbys: tuple[Count, ...] = ()
+    takeover: Seconds = 0.0
 
 
 class RunChanged(Body, frozen=True, kw_only=True):

@@ -40,6 +40,50 @@ class Ways(NamedTuple):
     machine: tuple[str, ...] = ()
 
 
+class ControllerProcess:
+    """A controller's process; what it logs lies in `path`."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        self._path = path
+        with path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runctl_testing.controller_process", *arguments],
+                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._path.read_text()
+
+    def line(self) -> str:
+        """The next thing that it says; empty when it has ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().strip()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.wait()
+
+    def stop(self) -> None:
+        """End it, however it is."""
+        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGCONT)
+        self.wait()
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        code = self.process.wait(60)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+
 class House:
     """A controller, its state folder, and a client of it. `intervals`: seconds, as ControllerConfig names
     them, where they are not to be short."""
@@ -48,7 +92,8 @@ class House:
         self.state, self.bus = state, bus
         self._intervals = {"heartbeat": 0.5, "lease": 60.0, "notice_poll": 0.2} | intervals
         self.ways = Ways()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._leader: ControllerProcess | None = None
+        self._standbys: list[ControllerProcess] = []
         self._client: Client | None = None
 
     @property
@@ -58,41 +103,38 @@ class House:
         return self._client
 
     def start(self) -> None:
+        self._leader = self._spawn("controller.log")
+        said = self._leader.line()
+        assert said == "ready", f"{said}: {self._leader.log[-3000:]}"
+
+    def stand_by(self) -> ControllerProcess:
+        """One more controller, which waits for its turn. It says "standing by", and "ready" when it leads."""
+        self._standbys.append(self._spawn(f"standby-{len(self._standbys) + 1}.log", "standby"))
+        return self._standbys[-1]
+
+    def _spawn(self, log: str, *how: str) -> ControllerProcess:
         self.state.mkdir(parents=True, exist_ok=True)
-        with (self.state / "controller.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "runctl_testing.controller_process"),
-                    *(str(self.state), self.bus, json.dumps(self._intervals), json.dumps(self.ways)),
-                ],
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line == b"ready\n", (self.state / "controller.log").read_text()[-3000:]
+        config = str(self.state), self.bus, json.dumps(self._intervals), json.dumps(self.ways)
+        return ControllerProcess(self.state / log, *config, *how)
+
+    @property
+    def leader(self) -> ControllerProcess:
+        """The controller that was started (whoever leads by now)."""
+        assert self._leader is not None
+        return self._leader
 
     def kill(self) -> None:
         """SIGKILL the controller, as a power cut would."""
-        assert self._process is not None
-        self._process.kill()
-        self._end()
+        self.leader.kill()
+        self._leader = None
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            self._end()
+        for process in (self._leader, *self._standbys):
+            if process is not None:
+                process.stop()
+        self._leader = None
         if self._client is not None:
             self._client.close()
-
-    def _end(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        self._process.wait(30)
-        self._process.stdout.close()
-        self._process = None
 
     def submit(self, *arguments: str, **changes: Any) -> str:
         """Start the tiny training; its run's id."""
@@ -121,8 +163,7 @@ class House:
     @property
     def pid(self) -> int:
         """The controller's process."""
-        assert self._process is not None
-        return self._process.pid
+        return self.leader.process.pid
 
     def agent(self, run: str, attempt: int = 1) -> psutil.Process:
         """The agent of that attempt."""
@@ -182,15 +223,23 @@ def main() -> None:
     from runctl_controller.providers.local import provider
     from runctl_controller.service import main as service
     from runctl_controller.service.config import ControllerConfig
+    from runctl_shared.errors import RunctlError
 
-    ways = Ways(*json.loads(sys.argv[4]))
-    provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)  # type: ignore[assignment]  # it is longer
+    state, bus, intervals, of_ways, *how = sys.argv[1:]
+    ways = Ways(*json.loads(of_ways))
+    provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)
     service.connect = partial(_connect, ways.controller)  # type: ignore[attr-defined]  # it is imported there
-    if DOOM in os.environ:
-        defaults = provider.LocalProvider.__init__.__kwdefaults__ or {}
-        defaults["agent_command"] = (sys.executable, "-P", "-m", DOOMED)
-    config = ControllerConfig(state_dir=Path(sys.argv[1]), bus=sys.argv[2], **json.loads(sys.argv[3]))
-    service.serve(config, lambda: print("ready", flush=True))
+    config = ControllerConfig(
+        state_dir=Path(state), bus=bus, standby="standby" in how, **json.loads(intervals)
+    )
+
+    def say(word: str) -> None:
+        print(word, flush=True)
+
+    try:
+        service.serve(config, partial(say, "ready"), standing_by=partial(say, "standing by"))
+    except RunctlError as error:
+        sys.exit(f"runctl: {error}")
 
 
 def _connect(own: str, url: str, *, clock: Clock, name: str) -> Bus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class Office:
             Engine(self.store, world), self.store, self.bus, self.clock, Hearing(10.0), executor.carry_out
         )
         about = Status(
-            pid=1,
+            pid=os.getpid(),
             version="1",
             installation="inst-test",
             started_at=1.0,

@@ -99,6 +99,18 @@ def engine(path: Path) -> Engine:
     return made
 
 
+def glance(path: Path, query: str) -> tuple[Any, ...] | None:
+    """The first row of a query, by a connection of its own that waits for nobody. None: it cannot be told."""
+    try:
+        with closing(
+            sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=0)
+        ) as db:
+            found: tuple[Any, ...] | None = db.execute(query).fetchone()
+            return found
+    except sqlite3.Error:
+        return None
+
+
 def upsert(table: TableClause, *keys: str) -> Insert:
     """Insert a row, or replace the one with the same `keys`. (PostgreSQL has the same, by another import.)"""
     new = insert(table)

@@ -7,19 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+import msgspec
+from sqlalchemy import ColumnClause, Connection, bindparam, insert, literal_column, select, update
 from sqlalchemy.exc import DBAPIError
 
-from runctl_controller.store.port import Store, Superseded
+from runctl_controller.core.leadership import Leadership
+from runctl_controller.store.port import Store, superseded
 from runctl_controller.store.sql import sqlite
 from runctl_controller.store.sql.migrations import migrate
-from runctl_controller.store.sql.tables import meta
+from runctl_controller.store.sql.tables import leadership, meta
 from runctl_controller.store.sql.transaction import SqlTransaction
 from runctl_shared.draw import new_id
 from runctl_shared.errors import StoreUnusable
 
 _GET = select(meta.c.value).where(meta.c.name == bindparam("of_name"))
-_SET = update(meta).where(meta.c.name == bindparam("of_name"))
+_ONE: ColumnClause[int] = literal_column("1")  # the only row there is
+_LEADS = select(*(leadership.c[name] for name in Leadership.__struct_fields__)).where(leadership.c.id == _ONE)
+_LEAD = update(leadership).where(leadership.c.id == _ONE)
+_RENEW = _LEAD.values(renewals=leadership.c.renewals + 1)
 _SCHEME = "sqlite:///"
 
 
@@ -35,7 +40,7 @@ class SqlStore:
         # Guards the connection, and what is below it.
         self._turn = threading.Lock()
         self._holder: int | None = None
-        self._epoch: str | None = None
+        self._epoch: int | None = None
         sqlite.prepare(self._path)
         with self._understood():
             self._db = sqlite.engine(self._path).connect()
@@ -47,19 +52,32 @@ class SqlStore:
 
     @contextmanager
     def transaction(self) -> Iterator[SqlTransaction]:
-        with self._begun() as db:
-            if self._epoch is not None and self._epoch != _get(db, "epoch"):
-                raise Superseded(
-                    "Another controller has taken over.", "Use that one; this one writes no more."
-                )
+        with self._leading() as db:
             yield SqlTransaction(db)
 
-    def take_over(self) -> int:
+    def take_over(
+        self,
+        *,
+        pid: int = 0,
+        now: float = 0.0,
+        seconds: float = 0.0,
+        instead_of: Leadership | None = None,
+    ) -> Leadership:
         with self._begun() as db:
-            epoch = int(_get(db, "epoch") or 0) + 1
-            db.execute(_SET, {"of_name": "epoch", "value": str(epoch)})
-        self._epoch = str(epoch)
-        return epoch
+            known = _leads(db)
+            if instead_of is not None and known != instead_of:
+                raise superseded(known)
+            mine = Leadership(epoch=known.epoch + 1, pid=pid, since=now, seconds=seconds)
+            db.execute(_LEAD, msgspec.structs.asdict(mine))
+        self._epoch = mine.epoch
+        return mine
+
+    def renew(self) -> None:
+        with self._leading() as db:
+            db.execute(_RENEW)
+
+    def leadership(self) -> Leadership | None:
+        return leadership_in(self._path)
 
     def installation(self) -> str:
         with self._begun() as db:
@@ -72,6 +90,14 @@ class SqlStore:
     def close(self) -> None:
         with self._turn, self._understood():
             self._db.close()
+
+    @contextmanager
+    def _leading(self) -> Iterator[Connection]:
+        """A transaction in which nobody else can have become the leader. (Who never took over only looks.)"""
+        with self._begun() as db:
+            if self._epoch is not None and self._epoch != (now := _leads(db)).epoch:
+                raise superseded(now)
+            yield db
 
     @contextmanager
     def _begun(self) -> Iterator[Connection]:
@@ -95,6 +121,16 @@ class SqlStore:
             yield
         except DBAPIError as error:
             raise sqlite.unusable(error.orig, self._path) from error
+
+
+def leadership_in(path: Path) -> Leadership | None:
+    """See Store.leadership. Also of a file that is not open here, and changes nothing in it."""
+    row = sqlite.glance(path, str(_LEADS))
+    return None if row is None else Leadership(**dict(zip(Leadership.__struct_fields__, row, strict=True)))
+
+
+def _leads(db: Connection) -> Leadership:
+    return Leadership(**db.execute(_LEADS).mappings().one())
 
 
 def _get(db: Connection, name: str) -> str | None:

@@ -10,6 +10,7 @@ def _table(name: str, columns: str) -> TableClause:
 
 
 meta = _table("meta", "name value")
+leadership = _table("leadership", "id epoch pid since seconds renewals")
 runs = _table("runs", "id name project state created_at is_open is_busy spec data")
 attempts = _table("attempts", "run number agent state trains data")
 machines = _table("machines", "id run position attempt provider token state launch_order data")
@@ -19,4 +20,4 @@ timers = _table("timers", "run key at")
 story = _table("story", "id run at attempt kind actor data")
 beats = _table("beats", "agent at data")
 
-ALL = (meta, runs, attempts, machines, intervals, outbox, timers, story, beats)
+ALL = (meta, leadership, runs, attempts, machines, intervals, outbox, timers, story, beats)

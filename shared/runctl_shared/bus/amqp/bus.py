@@ -120,7 +120,9 @@ class AmqpBus:
 
     # ---- what stands at the broker
 
-    def declare_controller(self) -> None:
+    def declare_controller(self, *, alone: bool = False) -> None:
+        # `alone` is the broker's own business: it drops a connection that it has not heard for two
+        # heartbeats.
         with self._lock:
             self._controller = True
         try:

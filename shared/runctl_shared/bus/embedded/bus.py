@@ -25,6 +25,7 @@ from runctl_shared.draw import new_id
 
 HEARTBEAT_SECONDS = 60.0
 """How long an unread heartbeat is kept."""
+_CONTROLLERS = (Stream.EVENTS.value, Stream.HEARTBEATS.value, Stream.REQUESTS.value)
 
 
 class EmbeddedBus:
@@ -95,9 +96,9 @@ class EmbeddedBus:
         finally:
             del self._asked[question.message_id]
 
-    def declare_controller(self) -> None:
+    def declare_controller(self, *, alone: bool = False) -> None:
         """The tables are there once the file can be opened, and whoever opens it makes them."""
-        self._engine.call(lambda session: None)
+        self._engine.call(lambda session: session.put_others_out(_CONTROLLERS) if alone else None)
 
     def declare_agent(self, agent: str) -> None:
         with self._lock:

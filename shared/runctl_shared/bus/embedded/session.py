@@ -91,6 +91,14 @@ class Session:
         first = self.store.active(queue)
         return None if first is None or first[0] == consumer else first[1]
 
+    def put_others_out(self, queues: Iterable[str]) -> None:
+        """No consumer of these queues but ours is to have a turn any more: a stopped process would have it
+        for ever. What it holds goes back."""
+        for queue in queues:
+            for consumer in self.store.consumers(queue):
+                if not consumer.startswith(f"{self.link}."):
+                    self.store.drop_consumer(consumer)
+
     def bells(self) -> set[str]:
         """Whom to ring once this transaction is committed."""
         self.store.trim()

@@ -231,6 +231,9 @@ class Store:
                 self._db.execute("DELETE FROM messages WHERE queue = ?", (queue,))
             self.touched.add(queue)  # whoever is next in line is to know, even when nothing waits now
 
+    def consumers(self, queue: str) -> list[str]:
+        return [id for (id,) in self._db.execute("SELECT id FROM consumers WHERE queue = ?", (queue,))]
+
     def active(self, queue: str) -> tuple[str, str] | None:
         """The consumer whose turn it is at `queue`, and its link."""
         found: tuple[str, str] | None = self._db.execute(

@@ -15,7 +15,7 @@ from runctl_controller.service.engine import Engine, Outcome
 from runctl_controller.service.hearing import Hearing
 from runctl_controller.service.outbox import Job
 from runctl_controller.store.memory import MemoryStore
-from runctl_controller.store.port import Superseded
+from runctl_controller.store.port import Superseded, superseded
 from runctl_shared.checkpoints.objects import ObjectStoreError
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.errors import ProviderFailed
@@ -47,7 +47,7 @@ class SimController:
         self.world, self.line = world, world.line
         self.name = f"controller {number}"
         self.store = MemoryStore(world.disk, INSTALLATION)
-        self.epoch = self.store.take_over()
+        self.epoch = self.store.take_over().epoch
         self.engine = Engine(self.store, world.config)
         self.hearing = Hearing(world.config.heartbeat)
         self.alive = True
@@ -79,7 +79,7 @@ class SimController:
         try:
             what()
             self._fire()
-            current = self.epoch == self.world.disk.epoch
+            current = self.epoch == self.world.disk.leadership.epoch
             require(current or self.world.disk.tables is tables, f"{self.name} writes, and is not in charge")
         except Superseded:
             self.die("is superseded")
@@ -233,8 +233,8 @@ class SimController:
         self.act(lambda: self._try(name, wait))
 
     def _try(self, name: str, wait: float) -> None:
-        if self.world.disk.epoch != self.epoch:
-            raise Superseded("Another controller has taken over.")
+        if self.world.disk.leadership.epoch != self.epoch:
+            raise superseded(self.world.disk.leadership)
         self._maybe_crash("before a call")
         job = self._lanes[name][0]
         try:

@@ -221,9 +221,9 @@ def a_command_is_carried_out_twice(patch: pytest.MonkeyPatch) -> None:
 
 @sabotage(Bias(rates={"crash_controller": 0.05}))
 def the_outbox_is_empty_after_a_crash(patch: pytest.MonkeyPatch) -> None:
-    def take_over(self: MemoryStore) -> int:
+    def take_over(self: MemoryStore, **how: Any) -> Any:
         self.disk.tables.outbox.clear()
-        return real(self)
+        return real(self, **how)
 
     real = MemoryStore.take_over
     patch.setattr(MemoryStore, "take_over", take_over)
