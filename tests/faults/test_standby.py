@@ -9,8 +9,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from runctl_controller.service.stuck import holds_one
 from runctl_shared.draw import new_id
 from runctl_shared.messages.replies import Done, Status
 from runctl_shared.messages.requests import ControllerStatus, InterruptRun
@@ -83,6 +85,30 @@ def test_the_leader_is_stopped_and_wakes_up_when_another_one_leads(
     assert [a.reason for a in detail.attempts] == ["interrupted", "succeeded"]
     witness.check(run)
     assert _status(house).pid == standby.process.pid
+
+
+def test_the_leader_is_stopped_in_the_midst_of_a_transaction(house: House, witness: Witness) -> None:
+    """Its lock on the state keeps every other controller from leading, for ever: it must be ended."""
+    standby = _standby(house)
+    run = house.submit("--steps", "100", env=witness.env)
+    house.wait_training(run)
+    files = [house.state / "controller.db-shm"]
+
+    def caught() -> bool:
+        """Stop it wherever it is, and let it go on if that is not where we want it."""
+        house.leader.signal(signal.SIGSTOP)
+        eventually(lambda: psutil.Process(house.pid).status() == psutil.STATUS_STOPPED, 30, 0.0005)
+        if holds_one(house.pid, files):
+            return True
+        house.leader.signal(signal.SIGCONT)
+        return False
+
+    eventually(caught, 60, 0.0005)
+    assert standby.line() == "ready", standby.log
+    assert house.leader.wait() == -signal.SIGKILL
+    assert "standby.ends-stuck" in standby.log
+    assert house.wait_final(run).run.state == "succeeded"
+    witness.check(run)
 
 
 def test_the_leader_is_killed_and_the_standby_leads_at_once(

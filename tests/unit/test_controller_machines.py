@@ -148,6 +148,19 @@ def test_a_machine_that_never_was_costs_nothing() -> None:
     assert (c.machine(1).state, c.record.intervals) == (MachineState.TERMINATED, ())
 
 
+def test_a_machine_that_was_launched_after_all_is_ended_and_paid_for() -> None:
+    """A controller that was stopped in the midst of a launch goes on with it when its successor has given up."""
+    c = Controller()
+    c.give(inputs.LaunchAnswered(at=c.at, machine=c.agent(1), error="no_capacity"))
+    assert wanted(c.hear(1, REGISTERED), effects.Terminate)
+    assert c.machine(1).state is MachineState.UNCONFIRMED
+    c.seen(1, Provided.RUNNING, launched_at=c.at)
+    c.seen(1, Provided.TERMINATED, launched_at=c.at, ended_at=c.at + 20.0)
+    assert c.machine(1).state is MachineState.TERMINATED
+    assert dollars(c.record.intervals, c.at) == pytest.approx(20.0)
+    assert not wanted(c.hear(1, REGISTERED), effects.Terminate)  # by now its end is more than an absence
+
+
 # -- the ledger ----------------------------------------------------------------------------------
 
 

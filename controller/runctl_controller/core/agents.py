@@ -9,6 +9,7 @@ from runctl_controller.core.effects import Look, SetTimer
 from runctl_controller.core.lifecycle import (
     drop_open,
     end_attempt,
+    end_late_machine,
     follow_attempt,
     permit,
     plan_attempt,
@@ -253,6 +254,8 @@ def hear(turn: Turn, attempt: Attempt, body: Body) -> None:
         kind = type(body).__name__
         turn.tell("late", f"{kind} came after the end of attempt {attempt.number}", attempt=attempt.number)
         _late_notice(turn, attempt, body)
+        if isinstance(body, events.Registered):
+            end_late_machine(turn, attempt)
         return
     handler = _HANDLERS.get(type(body))
     if handler is not None:

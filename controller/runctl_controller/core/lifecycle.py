@@ -199,6 +199,18 @@ def end_machine(turn: Turn, machine: Machine, actor: str) -> None:
     turn.after(f"look:{machine.id}", turn.world.look)
 
 
+def end_late_machine(turn: Turn, attempt: Attempt) -> None:
+    """An agent comes up whose machine was taken for none, because the provider refused it or did not list it:
+    a controller that had slept through its replacement has launched it after all. It is not needed: end
+    it."""
+    machine = turn.record.machine(attempt.agent)
+    if machine is None or machine.state is not MachineState.TERMINATED or machine.provider_id:
+        return
+    machine = turn.machine(machine.id, MachineState.UNCONFIRMED, ended_at=None, absent_since=None)
+    turn.tell("late", f"machine {machine.id} was launched after all: it is ended", attempt=attempt.number)
+    end_machine(turn, machine, "lifecycle")
+
+
 def _after(turn: Turn, attempt: Attempt) -> None:
     """What the end of `attempt` means for the run (see reasons.RULES)."""
     run, current = turn.record.run, turn.record.current

@@ -79,7 +79,8 @@ MACHINES = LifeCycle(
         _M.LAUNCHING: {_M.RUNNING, _M.UNCONFIRMED, _M.TERMINATED},
         _M.RUNNING: {_M.UNCONFIRMED, _M.TERMINATED},
         _M.UNCONFIRMED: {_M.TERMINATED},
-        _M.TERMINATED: (),
+        # Only where the provider never named it: its absence was taken for its end, and it reports.
+        _M.TERMINATED: {_M.UNCONFIRMED},
     },
 )
 

@@ -48,6 +48,7 @@ class SimMachine:
         self.hidden_until = self.gone_seen_at = world.line.now
         self.ended_at: float | None = None
         self.ending = False
+        self.late = False  # launched after its end had been recorded, by a controller that had slept over it
         self.cause: EndCause | None = None
         self.notice: Notice | None = None
         self.spool = MemoryDisk()

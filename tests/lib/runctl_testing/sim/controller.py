@@ -56,6 +56,8 @@ class SimController:
         self._lanes: dict[str, deque[Job]] = {}
         self._pumped = 0
         self._armed = 0.0
+        self._freezes: Callable[[], None] | None = None
+        self._frozen: Callable[[], None] | None = None
 
     def begin(self) -> None:
         self.line.note(self.name, f"starts, epoch {self.epoch}")
@@ -98,10 +100,18 @@ class SimController:
     def sleep(self) -> None:
         self.asleep = True
 
+    def sleep_in_a_call(self, asleep: Callable[[], None]) -> None:
+        """Fall asleep at the worst moment: it has seen that it leads, and is about to act. `asleep` is called
+        when that has happened."""
+        self._freezes = asleep
+
     def awake(self) -> None:
         """Go on after a sleep: the loop finds its clocks far from where they were."""
         if self.alive and self.asleep:
             self.asleep = False
+            if self._frozen is not None:
+                call, self._frozen = self._frozen, None
+                self.act(call)
             backlog, self._backlog = self._backlog, []
             self.act(self.wake)
             for what in backlog:
@@ -237,6 +247,17 @@ class SimController:
             raise superseded(self.world.disk.leadership)
         self._maybe_crash("before a call")
         job = self._lanes[name][0]
+        if self._freezes is not None:
+            asleep, self._freezes = self._freezes, None
+            self._frozen = lambda: self._call(name, wait, job)
+            self.sleep()
+            asleep()
+            return
+        self._call(name, wait, job)
+
+    def _call(self, name: str, wait: float, job: Job) -> None:
+        """Nothing is looked at any more before it is done; only its outcome can still be refused."""
+        self.world.caller = self
         try:
             outcome = _HOW[type(job.effect)](self, job.record, job.effect)
         except TryLater:

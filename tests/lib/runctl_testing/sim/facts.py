@@ -253,8 +253,9 @@ class Facts:
         twins = [m for m in self.world.cloud.machines.values() if m.order.machine == machine.order.machine]
         require(twins == [machine], f"{machine.order.machine} was launched twice")
         state = self._on_record(machine.order)
-        ended = state is MachineState.TERMINATED
-        require(not ended, f"{machine.order.machine} begins after its end was recorded")
+        machine.late = state is MachineState.TERMINATED
+        stale = self.world.stale_call
+        require(stale or not machine.late, f"{machine.order.machine} begins after its end was recorded")
         self.leases[machine.boot.agent] = machine.monotonic + machine.boot.timing.lease + 60.0
 
     def terminate_called(self, order: LaunchOrder) -> None:

@@ -72,13 +72,22 @@ class Faults:
             self.world.restart_controller()
 
     def _takeover(self) -> None:
-        """It hangs, another one takes over, and it wakes up to find that it is not wanted any more."""
+        """It hangs, another one takes over, and it wakes up to find that it is not wanted any more; maybe in the
+        midst of a call, which it then makes as if nothing had been."""
         old = self.world.controller
         if old is None or old.asleep:
             return
-        old.sleep()
-        self.line.after(self.rng.uniform(0.5, 20.0), self.world.start_controller)
-        self._for_a_while(self.rng.uniform(21.0, 90.0), old.awake)
+
+        def asleep() -> None:
+            self.line.note("fault", f"{old.name} stands still")
+            self.line.after(self.rng.uniform(0.5, 20.0), self.world.start_controller)
+            self._for_a_while(self.rng.uniform(21.0, 250.0), old.awake)
+
+        if self.rng.random() < 0.6:
+            old.sleep_in_a_call(asleep)
+        else:
+            old.sleep()
+            asleep()
 
     def _controller_sleeps(self) -> None:
         controller = self.world.controller

@@ -85,6 +85,11 @@ def a_superseded_controller_writes_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "transaction", contextmanager(transaction))
 
 
+@sabotage(Bias(faults=("takeover", "takeover"), rates={"no_capacity": 0.4}))
+def a_machine_that_a_stale_controller_launched_is_left_alone(patch: pytest.MonkeyPatch) -> None:
+    replace_everywhere(patch, lifecycle.end_late_machine, lambda turn, attempt: None)
+
+
 @sabotage()
 def the_claim_is_skipped(patch: pytest.MonkeyPatch) -> None:
     def claim(turn: AgentTurn) -> None:

@@ -56,6 +56,7 @@ class World:
         self.wire = Wire(self)
         self.cloud = Cloud(self)
         self.controller: SimController | None = None
+        self.caller: SimController | None = None
         self._controllers = 0
         self._fresh = 0
         self._checked: dict[str, Record] = {}
@@ -75,6 +76,11 @@ class World:
     def attempt(self, run: str, number: int) -> Attempt | None:
         record = self.disk.tables.records.get(run)
         return record.attempt(number) if record is not None else None
+
+    @property
+    def stale_call(self) -> bool:
+        """Whether who calls now is a controller that was replaced while it slept."""
+        return self.caller is not None and self.caller.epoch != self.disk.leadership.epoch
 
     def machine(self, record: Record, name: str) -> SimMachine | None:
         found = record.machine(name)
