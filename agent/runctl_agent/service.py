@@ -98,6 +98,7 @@ class Service:
         self._up = False
         self._failed = False
         self._unacknowledged: list[Delivery] = []
+        self._awake_until = clock.monotonic()
 
     # -- inputs, from any thread --------------------------------------------------------------
 
@@ -182,8 +183,10 @@ class Service:
 
     def _turn(self) -> None:
         """One thing out of the inbox, or the wait for one, and then whatever is due."""
+        wait = PAUSE if self._failed else self._wait()
+        self._awake_until += wait
         try:
-            act = self._inbox.get(timeout=PAUSE if self._failed else self._wait())
+            act = self._inbox.get(timeout=wait)
         except queue.Empty:
             pass
         except Exception as error:
@@ -232,8 +235,9 @@ class Service:
 
     def _tick(self) -> None:
         due, now = self._engine.due, self._clock.monotonic()
+        slept, self._awake_until = max(0.0, now - self._awake_until), now
         if due is not None and now >= due:
-            self._take(inputs.Tick(at=now))
+            self._take(inputs.Tick(at=now, slept=slept))
 
     def _pump_events(self) -> None:
         self._outlet.pump(self._clock.monotonic())

@@ -149,7 +149,8 @@ def test_a_machine_that_never_was_costs_nothing() -> None:
 
 
 def test_a_machine_that_was_launched_after_all_is_ended_and_paid_for() -> None:
-    """A controller that was stopped in the midst of a launch goes on with it when its successor has given up."""
+    """A controller that was stopped in the midst of a launch goes on with it when its successor has given
+    up."""
     c = Controller()
     c.give(inputs.LaunchAnswered(at=c.at, machine=c.agent(1), error="no_capacity"))
     assert wanted(c.hear(1, REGISTERED), effects.Terminate)

@@ -52,7 +52,7 @@ def _stop(turn: Turn, body: commands.StopTraining) -> None:
 
 
 def _lease(turn: Turn, body: commands.RenewLease) -> None:
-    turn.change(lease_until=max(turn.state.lease_until, turn.at + body.seconds))
+    turn.change(lease_until=max(turn.state.lease_until, turn.at + body.seconds), overslept=False)
 
 
 def _acknowledge(turn: Turn, body: commands.AcknowledgeEvents) -> None:

@@ -19,6 +19,8 @@ SHARE_KEPT = 0.2
 
 MOVED = 2.0
 """Seconds by which a deadline must come nearer to be reported again: providers name whole seconds."""
+STOOD_STILL = 3.0
+"""Seconds of sleep in which a renewal of the lease may have been missed."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -196,6 +198,7 @@ def _stored(turn: Turn, given: inputs.Stored) -> None:
         saved_at=given.written_at,
         saved_manifest=given.manifest,
         lease_until=max(state.lease_until, given.at + turn.rules.lease),
+        overslept=False,
     )
     # To save on request needs no step: a training that hangs may still answer signals.
     if not asked if given.step is None else given.step not in (state.saved_step, state.last_step):
@@ -308,7 +311,11 @@ def _tick(turn: Turn, given: inputs.Tick) -> None:
     if state.cause is None and given.at >= timers.hard_end_notice(state):
         ending.begin_end(turn, "time_limit", max(given.at, state.hard_end_at - margin))
     elif state.cause is None and given.at >= state.lease_until:
-        ending.begin_end(turn, "lease", given.at + turn.rules.grace)
+        if given.slept > STOOD_STILL and not state.overslept:
+            # All of the machine may have stood still, its controller too: let that be heard first.
+            turn.change(overslept=True, lease_until=given.at + turn.rules.lease / 3)
+        else:
+            ending.begin_end(turn, "lease", given.at + turn.rules.grace)
     movement.look(turn)
     if turn.state.kill_at is not None and given.at >= turn.state.kill_at:
         ending.kill(turn)

@@ -177,4 +177,7 @@ class Drained(Input, frozen=True, kw_only=True):
 
 
 class Tick(Input, frozen=True, kw_only=True):
-    """Time passed: something may be due (see `timers.due`)."""
+    """Time passed: something may be due (see `timers.due`). `slept`: seconds just before in which this agent
+    stood still, and heard nobody."""
+
+    slept: float = 0.0

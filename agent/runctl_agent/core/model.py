@@ -65,12 +65,15 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     `moved_at`: when the training last showed anything (None: nothing yet), `stepped_at`: when a new step was
     last seen, `longest_silence`: the longest that it came out of. `looked_at`: when the edges were last asked
     for signs of life, `busy`: whether it worked then, `stalled_at`: since when it is told to have stalled.
-    `back_at`: when a restarted agent took over, `unseen_from`: from when on nobody had looked."""
+    `back_at`: when a restarted agent took over, `unseen_from`: from when on nobody had looked.
+
+    `overslept`: the lease ran out while the agent stood still, so it was given a little longer, once."""
 
     rules: Rules
     phase: Phase = Phase.STAGING
     lease_until: float
     hard_end_at: float
+    overslept: bool = False
     permitted: bool = False
     parent: str | None = None
     restored: str | None = None

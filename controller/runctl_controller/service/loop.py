@@ -31,6 +31,9 @@ SWEEP = 1.0
 """Seconds between looks at who is silent and writes of the heartbeats that came meanwhile."""
 MOST_COUNTED = 1000
 """Different things that are counted: who sends unknown fields chooses their names."""
+DEAF = 3.0
+"""Seconds between two sweeps after which this process must have stood still: whom it did not hear meanwhile
+may well have spoken."""
 _AGENT, _MACHINE = "agent:", "machine:"
 _AT_ONCE = 1000
 """Outbox entries that are handed on before the inbox is looked at again."""
@@ -194,6 +197,8 @@ class Loop:
             for run, outcome in self._engine.fire_due(now):
                 self._publish(run, outcome)
         if mono - self._swept >= SWEEP:
+            if mono - self._swept > DEAF:
+                self.hearing.give_time(mono)
             self._swept = mono
             self._sweep(now, mono)
             self._pump()

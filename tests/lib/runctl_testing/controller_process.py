@@ -19,7 +19,7 @@ from runctl_controller.client.client import Client
 from runctl_controller.rehearsal.drill import FINAL
 from runctl_shared.bus.connect import connect
 from runctl_shared.bus.port import Bus
-from runctl_shared.clock import Clock
+from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.draw import new_id
 from runctl_shared.errors import NoController
 from runctl_shared.messages.replies import CheckpointList, Done, LogPiece, RunDetail
@@ -28,6 +28,7 @@ from runctl_shared.spec import RunSpec
 from runctl_testing.eventually import eventually
 
 DOOM, DOOMED = "RUNCTL_TEST_DOOM", "runctl_testing.doomed_agent"
+LIB = str(Path(__file__).parents[1])
 TINY = Path(__file__).with_name("tiny_train.py")
 
 
@@ -43,12 +44,12 @@ class Ways(NamedTuple):
 class ControllerProcess:
     """A controller's process; what it logs lies in `path`."""
 
-    def __init__(self, path: Path, *arguments: str) -> None:
+    def __init__(self, path: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
         self._path = path
         with path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "runctl_testing.controller_process", *arguments],
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+                env=os.environ | {"PYTHONPATH": LIB} | (env or {}),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
@@ -92,6 +93,10 @@ class House:
         self.state, self.bus = state, bus
         self._intervals = {"heartbeat": 0.5, "lease": 60.0, "notice_poll": 0.2} | intervals
         self.ways = Ways()
+        self.env: dict[str, str] = {}
+        """What its processes find in their environment besides."""
+        self.clock: Clock = SystemClock()
+        """Of the client."""
         self._leader: ControllerProcess | None = None
         self._standbys: list[ControllerProcess] = []
         self._client: Client | None = None
@@ -99,7 +104,7 @@ class House:
     @property
     def client(self) -> Client:
         if self._client is None:
-            self._client = Client(self.ways.client or self.bus)
+            self._client = Client(self.ways.client or self.bus, self.clock)
         return self._client
 
     def start(self) -> None:
@@ -115,7 +120,7 @@ class House:
     def _spawn(self, log: str, *how: str) -> ControllerProcess:
         self.state.mkdir(parents=True, exist_ok=True)
         config = str(self.state), self.bus, json.dumps(self._intervals), json.dumps(self.ways)
-        return ControllerProcess(self.state / log, *config, *how)
+        return ControllerProcess(self.state / log, *config, *how, env=self.env)
 
     @property
     def leader(self) -> ControllerProcess:
@@ -228,6 +233,9 @@ def main() -> None:
     state, bus, intervals, of_ways, *how = sys.argv[1:]
     ways = Ways(*json.loads(of_ways))
     provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)
+    if DOOM in os.environ:
+        defaults = provider.LocalProvider.__init__.__kwdefaults__ or {}
+        defaults["agent_command"] = (sys.executable, "-P", "-m", DOOMED)
     service.connect = partial(_connect, ways.controller)  # type: ignore[attr-defined]  # it is imported there
     config = ControllerConfig(
         state_dir=Path(state), bus=bus, standby="standby" in how, **json.loads(intervals)

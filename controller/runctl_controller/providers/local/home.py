@@ -175,6 +175,7 @@ class Home:
             path.unlink(missing_ok=True)
         if not failed:
             self.host_log.unlink(missing_ok=True)
+        ended_at = max(ended_at, record.launched_at)  # a clock that was set back
         over = msgspec.structs.replace(record, state=MachineState.TERMINATED, ended_at=ended_at)
         self.write_record(over)
         self.live_mark.unlink(missing_ok=True)

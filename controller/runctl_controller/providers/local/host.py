@@ -35,6 +35,8 @@ log = logging.getLogger("runctl.local.host")
 
 _PORT_TRIES = 20
 _PORT_PAUSE = 0.25
+_SLOW_START = 60.0
+"""Seconds between the launch and this process that are believed."""
 
 
 class Host:
@@ -47,6 +49,8 @@ class Host:
         self._clock = clock
         self._record = record
         now = clock.monotonic()
+        # Its whole life is told by one clock, as a provider would: the time of day may be set meanwhile.
+        self._born = now - min(_SLOW_START, max(0.0, clock.now() - record.launched_at))
         self._watch = Watch(
             boot_by=now + self._order.boot_limit,
             end_by=now + self._order.hard_end + plan.save_margin,
@@ -222,7 +226,8 @@ class Host:
             gone = self._childless()
         if self._imds is not None:
             self._imds.stop()
-        self._home.bury(self._record, self._clock.now(), keep_disk=KEEP_DISK in self._order.tags)
+        ended_at = self._record.launched_at + self._clock.monotonic() - self._born
+        self._home.bury(self._record, ended_at, keep_disk=KEEP_DISK in self._order.tags)
 
     def _childless(self) -> bool:
         """Whether no child is left, dead ones laid to rest. Exact where orphans come to us: every

@@ -48,7 +48,8 @@ def terminated_is_gone(world: World, record: Record) -> None:
 
 
 def _nobody_knows(world: World, machine: SimMachine) -> bool:
-    """A controller that had slept launched it when it was not wanted any more, and it has not reported yet."""
+    """A controller that had slept launched it when it was not wanted any more, and it has not reported
+    yet."""
     return machine.late and not world.facts.through.get(machine.boot.agent)
 
 

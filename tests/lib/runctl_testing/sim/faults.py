@@ -72,8 +72,8 @@ class Faults:
             self.world.restart_controller()
 
     def _takeover(self) -> None:
-        """It hangs, another one takes over, and it wakes up to find that it is not wanted any more; maybe in the
-        midst of a call, which it then makes as if nothing had been."""
+        """It hangs, another one takes over, and it wakes up to find that it is not wanted any more; maybe in
+        the midst of a call, which it then makes as if nothing had been."""
         old = self.world.controller
         if old is None or old.asleep:
             return
