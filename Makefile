@@ -37,7 +37,7 @@ test: env
 
 test-frameworks: env
 	@deploy/dev/frameworks.sh
-	$(BIN)/pytest tests/frameworks
+	$(BIN)/pytest tests/frameworks -n 2 --dist worksteal
 	@echo 'make test-frameworks left out: GPUs, several machines, sharded checkpoints (FSDP, DeepSpeed), JAX, TensorFlow'
 
 check: env
