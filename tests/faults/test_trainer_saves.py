@@ -10,25 +10,28 @@ from runctl_testing.odd_train import SHARDS
 from runctl_testing.ward import Ward
 
 
-@pytest.mark.parametrize("save", ["slowly", "shards"])
-def test_a_save_that_takes_long_is_taken_whole_or_not_at_all(
-    ward: Ward, save: str, dice: random.Random
-) -> None:
-    """A file that is stored while it grows; a folder that is stored before its index is there. The training
-    itself refuses to resume from either. Without an interruption: every one it wrote is stored."""
-    pause = "2.5" if save == "shards" else "0.8"  # longer than the quiet period, where there is one
+def test_a_file_that_grows_slowly_is_stored_when_it_is_whole(ward: Ward, dice: random.Random) -> None:
+    """A file that is stored while it grows, or never, because nobody looks again."""
     ward.enough()
-    run = ward.start("--save", save, "--pause", pause, "--steps", "30", "--save-every", "15")
+    run = ward.start("--save", "slowly", "--pause", "0.8", "--steps", "30", "--save-every", "15")
     ward.until("saved", 15)
     if dice.random() < 0.5:
         ward.until("saving", 30)
         ward.house.agent(run).kill()  # the next one finds it half-written
     detail = ward.end(run)
-    stored = [c.step for c in ward.house.checkpoints(run).checkpoints]
-    assert stored == [30, 15]
+    assert [c.step for c in ward.house.checkpoints(run).checkpoints] == [30, 15]
     assert [(a.saved_step, a.reason) for a in detail.attempts] == [(30, "succeeded")]
-    if save == "shards":
-        assert {c.files for c in ward.house.checkpoints(run).checkpoints} == {SHARDS + 1}
+
+
+def test_two_hundred_files_wait_for_their_index(ward: Ward, dice: random.Random) -> None:
+    """A folder that is stored because nothing in it changed for a while, before its last file is there."""
+    ward.enough()
+    run = ward.start("--save", "shards", "--pause", "6", "--steps", "15", "--save-every", "15")
+    ward.until("saving", 15)
+    if dice.random() < 0.3:
+        ward.house.agent(run).kill()
+    ward.end(run)
+    assert [(c.step, c.files) for c in ward.house.checkpoints(run).checkpoints] == [(15, SHARDS + 1)]
 
 
 @pytest.mark.parametrize("save", ["slowly", "shards"])

@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 
+import psutil
 import pytest
 
 from runctl_shared.messages.replies import Done
@@ -64,7 +65,11 @@ def test_what_it_forks_goes_with_it(ward: Ward, dice: random.Random) -> None:
     attempt: it holds the diary's lock for as long as it lives."""
     run = ward.start("--daemons")
     ward.until("step", dice.randrange(1, 30))
-    _interrupt(ward, run)
+    ward.provider.interrupt(run, kind="rebalance")  # nobody takes the machine, and with it the daemons
+    ward.until_ended(run)
+    daemons = [line.value for line in ward.witness.diary() if (line.attempt, line.kind) == (1, "daemon")]
+    assert len(daemons) == 2
+    assert not [pid for pid in daemons if psutil.pid_exists(pid)]
     ward.interrupted(run)
 
 

@@ -106,7 +106,7 @@ def _load(queue: Queue[int]) -> None:
         queue.put(os.getpid())
 
 
-def leave_daemons() -> None:
+def leave_daemons(diary: Diary) -> None:
     """Processes that left family, session and environment behind, and are deaf to SIGTERM."""
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
     for bare in (False, True):
@@ -114,6 +114,7 @@ def leave_daemons() -> None:
             os.setsid()
             if os.fork():
                 os._exit(0)
+            diary.note("daemon", os.getpid())
             environment = {} if bare else dict(os.environ)
             os.execve(sys.executable, [sys.executable, "-I", "-c", code], environment)  # noqa: S606  no shell
         os.wait()
@@ -169,7 +170,7 @@ class Training:
         self.loader = Loader(args.workers)
         if args.daemons:
             self.diary.share()
-            leave_daemons()
+            leave_daemons(self.diary)
 
     def run(self) -> int:
         last = self.step + self._args.steps
@@ -189,6 +190,12 @@ class Training:
     def save(self) -> None:
         self._folder.save(self.step, self._total)
 
+    def finish_the_batches(self) -> None:
+        """As a training that accumulates gradients, and does not save in between."""
+        for _ in range(10 if self._args.workers else 0):
+            self.loader.batch()
+            threading.Event().wait(0.02)
+
     def _one_step(self) -> None:
         self.loader.batch()
         self.step += 1
@@ -206,7 +213,7 @@ class Training:
 
 def _exit(code: int | None) -> Callable[[Training], int | None]:
     def answer(training: Training) -> int | None:
-        training.loader.batch()  # as a training that finishes its step first
+        training.finish_the_batches()
         training.save()
         return code
 
