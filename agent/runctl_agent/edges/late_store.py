@@ -40,6 +40,9 @@ class LateStore:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._store.list(prefix)
 
+    def tops(self) -> Iterator[str]:
+        return self._store.tops()
+
     def delete(self, key: str) -> None:
         self._store.delete(key)
 

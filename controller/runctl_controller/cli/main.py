@@ -21,6 +21,7 @@ COMMANDS = {
     "resume": ("act", "Go on with a run from its newest verified checkpoint."),
     "cancel": ("act", "End a run for good; its checkpoints are kept."),
     "rm": ("rm", "Forget finished runs; what they cost stays in the sums."),
+    "import": ("imports", "Bring runs back out of a checkpoint store."),
     "interrupt": ("act", "Have the machine of a run taken away, with notice."),
     "init": ("init", "Write a settings file to begin with."),
     "controller": ("controller", "Start, stop or look at the controller."),
@@ -45,7 +46,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"runctl_controller.cli.{COMMANDS[cmd_name][0]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         assert isinstance(command, click.Command)  # noqa: S101 - ours
         return command
 

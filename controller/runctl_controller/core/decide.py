@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
-from runctl_controller.core import inputs, machines, requests
+from runctl_controller.core import inputs, keeping, machines, requests
 from runctl_controller.core.agents import hear
-from runctl_controller.core.effects import Effect, Look
+from runctl_controller.core.effects import Deposit, Effect, Look
 from runctl_controller.core.lifecycle import (
     ask_for_end_record,
     end_machine,
     plan_attempt,
+    release_machine,
     renew_lease,
 )
 from runctl_controller.core.model import Attempt, Cause, Machine, Record
@@ -50,8 +51,12 @@ def decide(record: Record, given: inputs.Input, world: inputs.World) -> Decision
         _read(turn, given)
     elif isinstance(given, (inputs.WentSilent, inputs.HeardAgain)):
         _hearing(turn, given)
+    elif isinstance(given, inputs.Imported):
+        _imported(turn, given)
     else:
         _about_machine(turn, given)
+    if keeping.changed(record, turn.record):
+        turn.do(Deposit())
     return Decision(turn.record, tuple(turn.effects), reply, answer)
 
 
@@ -62,6 +67,8 @@ def _heard(turn: Turn, given: inputs.Heard) -> AcknowledgeEvents | ResendEvents 
     if attempt is None:
         return None
     if given.sequence > attempt.events_through + 1:
+        attempt = _over_the_gap(turn, attempt, given.sequence)
+    if given.sequence > attempt.events_through + 1:
         return ResendEvents(after=attempt.events_through)
     if given.sequence == attempt.events_through + 1:
         attempt = _date(turn, turn.attempt(attempt.number, events_through=given.sequence), given)
@@ -70,6 +77,19 @@ def _heard(turn: Turn, given: inputs.Heard) -> AcknowledgeEvents | ResendEvents 
             attempt = turn.attempt(attempt.number)
         hear(turn, attempt, given.body)
     return AcknowledgeEvents(through=max(attempt.events_through, given.sequence))
+
+
+def _over_the_gap(turn: Turn, attempt: Attempt, sequence: int) -> Attempt:
+    """Of an adopted attempt, events may be missing that its agent was told to forget. It sends all that it
+    has when it is asked to; so the first that is no later than the one that showed the gap is the first there
+    is."""
+    if not attempt.adopted:
+        return attempt
+    if attempt.gap_at is None or sequence > attempt.gap_at:
+        return turn.attempt(attempt.number, gap_at=min(sequence, attempt.gap_at or sequence))
+    text = f"events {attempt.events_through + 1} to {sequence - 1} of attempt {attempt.number} are lost"
+    turn.tell("gap", text, attempt=attempt.number)
+    return turn.attempt(attempt.number, events_through=sequence - 1, adopted=False, gap_at=None)
 
 
 def _date(turn: Turn, attempt: Attempt, given: inputs.Heard) -> Attempt:
@@ -130,6 +150,22 @@ def _woke(turn: Turn) -> None:
             attempt = turn.attempt(attempt.number, unheard_since=turn.at)
         if attempt.open:
             renew_lease(turn, attempt)
+
+
+def _imported(turn: Turn, given: inputs.Imported) -> None:
+    """Look after what is not over: its machines are asked about, its agents are told who listens now."""
+    turn.tell("imported", f"the record was found in {given.url}", actor=given.actor)
+    _woke(turn)
+    for attempt in turn.record.attempts:
+        machine = turn.record.machine(attempt.agent)
+        if attempt.open and machine is not None and machine.state is MachineState.TERMINATED:
+            ask_for_end_record(turn, attempt)
+        elif attempt.open:
+            turn.command(attempt, ResendEvents(after=attempt.events_through))
+        elif machine is not None and machine.state is MachineState.RUNNING:
+            release_machine(turn, attempt)
+    if turn.record.busy:
+        turn.do(Deposit())
 
 
 def _retry(turn: Turn) -> None:

@@ -63,6 +63,10 @@ class ReadCommits(Effect, frozen=True, kw_only=True):
     attempt: int
 
 
+class Deposit(Effect, frozen=True, kw_only=True):
+    """Put the record, as it is by then, into the run's checkpoint store: identity outlives the disk."""
+
+
 class ForgetAgent(Effect, frozen=True, kw_only=True):
     """Remove the agent's queue: its machine is gone."""
 
@@ -97,5 +101,5 @@ class Tell(Effect, frozen=True, kw_only=True):
     data: dict[str, object] = {}
 
 
-CALLS = (SendCommand, Launch, Terminate, Interrupt, Look, ReadEnd, ReadCommits, ForgetAgent)
+CALLS = (SendCommand, Launch, Terminate, Interrupt, Look, ReadEnd, ReadCommits, Deposit, ForgetAgent)
 """Effects that leave the process: they go through the outbox."""

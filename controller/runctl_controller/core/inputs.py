@@ -88,6 +88,14 @@ class CommitsRead(Input, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class Imported(Input, frozen=True, kw_only=True):
+    """The record comes out of a checkpoint store: see that what it says is looked after. `url`: the store's;
+    `actor`: who asked for it."""
+
+    actor: str
+    url: str
+
+
 class TimerFired(Input, frozen=True, kw_only=True):
     key: str
 

@@ -22,7 +22,7 @@ from runctl_shared.spec import Boot, Timing
 PROVIDER_GRACE = 180.0
 STOP_AGAIN = 30.0
 """Seconds beyond its grace after which an attempt that was asked to end is asked again."""
-_RUN_STATE_OF = {
+RUN_STATE_OF = {
     AttemptState.LAUNCHING: RunState.PROVISIONING,
     AttemptState.BOOTING: RunState.PROVISIONING,
     AttemptState.STAGING: RunState.PREPARING,
@@ -119,7 +119,7 @@ def follow_attempt(turn: Turn) -> None:
     run, attempt = turn.record.run, turn.record.current
     if run.state not in OPEN_RUN or attempt is None:
         return
-    target = _RUN_STATE_OF[attempt.state]
+    target = RUN_STATE_OF[attempt.state]
     if run.state is RunState.QUEUED:
         turn.run(RunState.PROVISIONING)
     # One step at a time along the table, so that the story tells every phase.

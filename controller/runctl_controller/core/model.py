@@ -63,6 +63,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     by which its events came later than its own clock says, `told_at`: when the last of them happened by ours.
     `end_reads`: how often its final record was looked for in vain. `cause`: why it was planned (None: before
     this was kept). `since`: when it came into its state. `noticed_at`: when the notice that stands came.
+    `adopted`: its record was lost and found in the store, so events that were acknowledged before may be
+    missing for ever. `gap_at`: number of the first event that came beyond such a gap.
     """
 
     number: int
@@ -101,6 +103,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     cause: Cause | None = None
     since: float | None = None
     noticed_at: float | None = None
+    adopted: bool = False
+    gap_at: int | None = None
 
     @property
     def open(self) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from runctl_controller.providers.port import Refused, Throttled
-from runctl_shared.checkpoints.objects import AlreadyExists, ObjectStoreError, StoreFull, StoreRefused
+from runctl_shared.checkpoints.objects import FOR_A_PERSON, ObjectStoreError
 from runctl_shared.checkpoints.open import open_store
 from runctl_shared.checkpoints.probe import probe_conditional_put
 from runctl_shared.checkpoints.repository import RunRepository
@@ -11,11 +13,9 @@ from runctl_shared.errors import RefusedByGuard, RunctlError
 from runctl_shared.spec import RunSpec, check_spec
 
 PROVIDERS = ("local",)
-_FOR_A_PERSON = (AlreadyExists, StoreFull, StoreRefused)
-"""Failures of the checkpoint store that trying again does not mend."""
 
 
-def admit(spec: RunSpec) -> None:
+def admit(spec: RunSpec, installation: str) -> None:
     """Check the spec and prepare its checkpoint store. Asking again for the same run changes nothing.
 
     Raises what is wrong first: UsageError, RefusedByGuard, Refused, or Throttled, when it may be later.
@@ -26,7 +26,7 @@ def admit(spec: RunSpec) -> None:
         raise RefusedByGuard(
             f"The provider {spec.provider!r} is not supported yet.", "Only the local one is, so far."
         )
-    prepare_store(spec)
+    prepare_store(msgspec.structs.replace(spec, installation=installation))
 
 
 def prepare_store(spec: RunSpec) -> None:
@@ -46,6 +46,6 @@ def prepare_store(spec: RunSpec) -> None:
     except Refused:
         raise
     except (RunctlError, OSError) as error:
-        passing = isinstance(error, ObjectStoreError) and not isinstance(error, _FOR_A_PERSON)
+        passing = isinstance(error, ObjectStoreError) and not isinstance(error, FOR_A_PERSON)
         kind = Throttled if passing else Refused
         raise kind(f"The checkpoint store {spec.store} cannot be used: {error}") from error

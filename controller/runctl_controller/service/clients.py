@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
-from runctl_controller.core.inputs import Requested
+from runctl_controller.core.inputs import Imported, Requested
 from runctl_controller.core.model import Record
 from runctl_controller.core.requests import check_removable
 from runctl_controller.core.tables import OPEN_RUN
+from runctl_controller.providers.port import Provider
 from runctl_controller.service.admission import admit
+from runctl_controller.service.engine import check_settled
 from runctl_controller.service.history import list_events
+from runctl_controller.service.importing import Found, Importer
 from runctl_controller.service.loop import Loop
 from runctl_controller.service.naming import named
 from runctl_controller.service.reading import list_checkpoints, read_log, read_series, remove_checkpoints
@@ -69,10 +72,12 @@ class Clients:
         store: Store,
         clock: Clock,
         about: replies.Status,
+        providers: Mapping[str, Provider] | None = None,
         standbys: Callable[[], tuple[int, ...]] = tuple,
     ) -> None:
         self._loop, self._store, self._clock = loop, store, clock
         self._about, self._standbys = about, standbys
+        self._importer = Importer(store, providers or {}, clock, about.installation)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="runctl-clients")
         self.last_asked = clock.monotonic()
 
@@ -94,6 +99,8 @@ class Clients:
             self._pool.submit(self._first, self._admit, delivery, message)
         elif isinstance(message.body, requests.RemoveRun) and message.body.checkpoints:
             self._pool.submit(self._first, self._empty, delivery, message)
+        elif isinstance(message.body, requests.ImportRuns):
+            self._pool.submit(self._import, delivery, message)
         elif isinstance(message.body, _SLOW):
             self._pool.submit(self._reply, delivery, message)
         else:
@@ -110,14 +117,46 @@ class Clients:
             self._answer(delivery, failed)
 
     def _admit(self, message: Message[Any]) -> None:
-        admit(message.body.spec)
+        admit(message.body.spec, self._about.installation)
 
     def _empty(self, message: Message[Any]) -> None:
         """Delete what the run keeps in its store, if it may be forgotten at all."""
         with self._store.transaction() as tx:
             record = named(tx, message.body.run)
+            check_settled(tx, record.run)
         check_removable(record)
         remove_checkpoints(record.run.spec)
+
+    def _import(self, delivery: Delivery, message: Message[Any]) -> None:
+        """Read the store here; put on record what was found on the loop's thread."""
+        importer = self._importer
+        found: list[Found] = []
+        more = False
+
+        def look(message: Message[Any]) -> None:
+            nonlocal found, more
+            found, more = importer.look(message.body)
+
+        failed = _said(message, look)
+        if failed is not None:
+            self._answer(delivery, failed)
+            return
+        self._loop.put(lambda: self._answer(delivery, self._take_in(message, found, more)))
+
+    def _take_in(self, message: Message[Any], found: Sequence[Found], more: bool) -> Body:
+        actor = f"user:{message.envelope.actor or 'unknown'}"
+        given = Imported(at=self._clock.now(), actor=actor, url=message.body.url)
+        views = []
+        for each in found:
+            view = each.view
+            try:
+                if each.record is not None and not self._loop.take_in(each.record, given, whole=each.whole):
+                    view = msgspec.structs.replace(view, outcome="known", note="it is on record already")
+            except RunctlError as error:  # what the state's own rules refuse
+                view = msgspec.structs.replace(view, outcome="damaged", note=error.what)
+            views.append(view)
+        through = found[-1].view.run if found else ""
+        return replies.ImportList(runs=tuple(views), through=through, more=more)
 
     def _reply(self, delivery: Delivery, message: Message[Any]) -> None:
         self._answer(delivery, _said(message, self._handle) or replies.Done())

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from runctl_controller.core.decide import Decision, decide
-from runctl_controller.core.effects import CALLS, CancelTimer, Effect, RemoveRecord, SetTimer, Tell
-from runctl_controller.core.inputs import Input, Requested, TimerFired, Woke, World
+from runctl_controller.core.effects import CALLS, CancelTimer, Deposit, Effect, RemoveRecord, SetTimer, Tell
+from runctl_controller.core.inputs import Imported, Input, Requested, TimerFired, Woke, World
 from runctl_controller.core.ledger import by_use
 from runctl_controller.core.model import Record, Run
 from runctl_controller.core.requests import new_record
@@ -68,6 +68,18 @@ class Engine:
         """Carry out a client's request about the run of that name or id. Raises RunctlError when refused."""
         with self._store.transaction() as tx:
             record = self._submitted(tx, given) or named(tx, name)
+            return self._decide(tx, record, given)
+
+    def take_in(self, record: Record, given: Imported, *, whole: bool) -> Outcome | None:
+        """Put a run that was imported on record, and look after it. None: it is there already. `whole`: its
+        ledger comes along, so that what is remembered of its costs (if it was forgotten) counts no more."""
+        with self._store.transaction() as tx:
+            run = record.run.id
+            if tx.load(run) is not None:
+                return None
+            if whole:
+                tx.recall(run)
+            tx.save(record)
             return self._decide(tx, record, given)
 
     def _submitted(self, tx: Transaction, given: Requested) -> Record | None:
@@ -165,11 +177,18 @@ def _store_effects(tx: Transaction, of: Run, effects: Sequence[Effect]) -> tuple
     return tuple(told)
 
 
+def check_settled(tx: Transaction, of: Run) -> None:
+    """Raise RefusedByGuard while anything is left to do for the run. (But for its copy in its checkpoint
+    store: that is put nowhere once the run is deleted there.)"""
+    waiting = tx.outgoing(limit=MOST_WAITING)
+    if any(item.run == of.id and not isinstance(item.effect, Deposit) for item in waiting):
+        raise RefusedByGuard(f"{of.spec.name} is still being cleaned up after.", "Try again in a moment.")
+
+
 def _remove(tx: Transaction, record: Record, at: float, actor: str) -> None:
     """Off the record, but for what it cost. Raises RefusedByGuard while anything is left to do for it."""
     run = record.run
-    if any(item.run == run.id for item in tx.outgoing(limit=MOST_WAITING)):
-        raise RefusedByGuard(f"{run.spec.name} is still being cleaned up after.", "Try again in a moment.")
+    check_settled(tx, run)
     tx.remove(
         Forgotten(
             run=run.id,

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from runctl_controller.core import effects, inputs
+from runctl_controller.core.keeping import keep
 from runctl_controller.core.model import Record
 from runctl_controller.providers.port import LaunchOrder, Provider
 from runctl_shared.bus.port import Address, Bus, Stream, Unroutable
+from runctl_shared.checkpoints.objects import FOR_A_PERSON, ObjectStoreError
 from runctl_shared.checkpoints.open import open_store
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.clock import Clock
@@ -30,7 +32,10 @@ class TryLater(Exception):
 class Executor:
     """Called from worker threads. Raises TryLater where the same thing is to be tried again."""
 
-    def __init__(self, bus: Bus, providers: Mapping[str, Provider], clock: Clock) -> None:
+    def __init__(
+        self, bus: Bus, providers: Mapping[str, Provider], clock: Clock, installation: str = "inst-none"
+    ) -> None:
+        self._installation = installation
         self._bus = bus
         self._providers = providers
         self._clock = clock
@@ -42,6 +47,7 @@ class Executor:
             effects.Look: self._look,
             effects.ReadEnd: self._read_end,
             effects.ReadCommits: self._read_commits,
+            effects.Deposit: self._deposit,
             effects.ForgetAgent: self._forget,
         }
 
@@ -145,6 +151,17 @@ class Executor:
             return inputs.CommitsRead(at=self._clock.now(), attempt=effect.attempt, error=str(error))
         own = [parts.name for parts in names if parts.attempt == effect.attempt]
         return inputs.CommitsRead(at=self._clock.now(), attempt=effect.attempt, newest=max(own, default=None))
+
+    def _deposit(self, record: Record, effect: effects.Deposit) -> None:
+        """A copy: where it cannot be put, the run goes on without."""
+        spec = record.run.spec
+        try:
+            repository = RunRepository(open_store(spec.store, create=False), spec.run)
+            repository.write_record(keep(record, self._installation, self._clock.now()))
+        except (RunctlError, OSError) as error:
+            if isinstance(error, ObjectStoreError) and not isinstance(error, FOR_A_PERSON):
+                raise TryLater(str(error)) from error
+            log.warning("record.not-kept run=%s: %s", spec.run, error)
 
     def _forget(self, record: Record, effect: effects.ForgetAgent) -> None:
         try:

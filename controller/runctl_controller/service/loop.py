@@ -309,6 +309,12 @@ class Loop:
         self._publish(outcome.decision.record.run.id, outcome)
         return outcome
 
+    def take_in(self, record: Record, given: inputs.Imported, *, whole: bool) -> bool:
+        """Put an imported run on record, on the loop's thread. Whether it was not there."""
+        outcome = self._engine.take_in(record, given, whole=whole)
+        self._publish(record.run.id, outcome)
+        return outcome is not None
+
     def _publish_for(self, agent: str, outcome: Outcome | None) -> None:
         if outcome is None:
             return

@@ -104,7 +104,7 @@ def _serve(
         kill_margin=config.kill_margin,
         boot_limit=config.boot_limit,
     )
-    executor = Executor(bus, providers, clock)
+    executor = Executor(bus, providers, clock, world.installation)
     secrets = Secrets(config.state_dir, clock)
     secrets.sweep(store)
     engine, hearing = Engine(store, world), Hearing(world.heartbeat)
@@ -125,7 +125,7 @@ def _serve(
         config.takeover / LOOKS,
     )
     about = _about(config, led, clock)
-    clients = Clients(loop, store, clock, about, lambda: holders(config.standbys))
+    clients = Clients(loop, store, clock, about, providers, lambda: holders(config.standbys))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     _declare_agents(bus, store)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from runctl_shared.checkpoints.durable import FULL, open_regular, publish, write_all
 from runctl_shared.checkpoints.hashing import HashingReader
-from runctl_shared.checkpoints.keys import TEMPORARIES, check_key, check_prefix
+from runctl_shared.checkpoints.keys import TEMPORARIES, check_key, check_prefix, key_problem
 from runctl_shared.checkpoints.objects import (
     AlreadyExists,
     ObjectInfo,
@@ -100,6 +100,11 @@ class DirectoryStore:
         check_prefix(prefix)
         folder, slash, start = prefix.rpartition("/")
         return self._walk(self._path(folder) if slash else self._root, folder + slash, start)
+
+    def tops(self) -> Iterator[str]:
+        with self._failures():
+            names = sorted(os.listdir(self._root))
+        return (name for name in names if name != TEMPORARIES and key_problem(name) is None)
 
     def delete(self, key: str) -> None:
         path = self._path(key)

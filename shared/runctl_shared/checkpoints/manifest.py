@@ -3,6 +3,7 @@
 ::
 
     run.json                                     what was asked for (identity outlives the disk)
+    record.json                                  the controller's record: attempts, machines, ledger
     attempts/00002.json                          the claim of attempt 2: names the checkpoint it starts from
     attempts/00002.end.json                      its final record
     manifests/00002-000007-000000004100-<id>.json    attempt, sequence, step, id: one listing orders them
@@ -21,10 +22,12 @@ from runctl_shared.errors import RunctlError
 
 MANIFESTS = "manifests/"
 CLAIMS = "attempts/"
+RECORD = "record.json"
 NO_STEP = 999_999_999_999
 """Stands in a manifest's name where the step is not known."""
 
 _NAME = re.compile(r"manifests/(\d{5})-(\d{6})-(\d{12})-(ck-[0-9a-z]+)\.json")
+_END = re.compile(r"attempts/(\d{5})\.end\.json")
 _CLAIM = re.compile(r"attempts/(\d{5})\.json")
 
 
@@ -132,6 +135,12 @@ def parse_claim_name(key: str) -> int | None:
 
 def end_name(attempt: int) -> str:
     return f"{CLAIMS}{attempt:05d}.end.json"
+
+
+def parse_end_name(key: str) -> int | None:
+    """The attempt whose final record `key` is; None for any other key."""
+    match = _END.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def data_key(checkpoint: str, path: str) -> str:

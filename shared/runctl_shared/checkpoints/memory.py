@@ -69,6 +69,11 @@ class MemoryStore:
             keys = sorted(key for key in self.objects if key.startswith(prefix))
             return iter([ObjectInfo(key, len(self.objects[key]), self._modified[key]) for key in keys])
 
+    def tops(self) -> Iterator[str]:
+        self._begin("tops", "")
+        with self._lock:
+            return iter(sorted({key.split("/", 1)[0] for key in self.objects}))
+
     def delete(self, key: str) -> None:
         check_key(key)
         self._begin("delete", key)

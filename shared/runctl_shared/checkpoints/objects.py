@@ -39,6 +39,10 @@ class StoreRefused(ObjectStoreError):
     """No permission, no such bucket, not a directory: only a person can mend that."""
 
 
+FOR_A_PERSON = (AlreadyExists, StoreFull, StoreRefused)
+"""Failures that trying again does not mend."""
+
+
 class ObjectInfo(msgspec.Struct, frozen=True):
     """One listed object: its key, size in bytes and time of last change (UTC seconds; for show only)."""
 
@@ -81,6 +85,10 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every object whose key begins with `prefix`, in order of key. Complete, or it raises."""
+        ...
+
+    def tops(self) -> Iterator[str]:
+        """The first parts of all keys, each once, in order."""
         ...
 
     def delete(self, key: str) -> None:

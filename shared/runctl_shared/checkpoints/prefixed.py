@@ -42,5 +42,13 @@ class PrefixedStore:
         above = len(self._above)
         return (ObjectInfo(info.key[above:], info.size, info.modified) for info in found)
 
+    def tops(self) -> Iterator[str]:
+        last = ""
+        for info in self.list(""):
+            first = info.key.split("/", 1)[0]
+            if first != last:
+                yield first
+            last = first
+
     def delete(self, key: str) -> None:
         self._store.delete(self._above + key)

@@ -18,6 +18,7 @@ from runctl_shared.checkpoints.logs import RunLogs
 from runctl_shared.checkpoints.manifest import (
     CLAIMS,
     MANIFESTS,
+    RECORD,
     Claim,
     Manifest,
     ManifestDamaged,
@@ -28,6 +29,7 @@ from runctl_shared.checkpoints.manifest import (
     encode,
     end_name,
     parse_claim_name,
+    parse_end_name,
     parse_name,
 )
 from runctl_shared.checkpoints.objects import AlreadyExists, ObjectMissing, ObjectStore
@@ -38,6 +40,9 @@ from runctl_shared.checkpoints.upload import Draft, ShouldStop, Stamp, Upload, c
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.errors import RunctlError
 from runctl_shared.spec import RunSpec
+
+MOST_OF_A_WORD, MOST_OF_A_RECORD = 1 << 20, 32 << 20
+"""Bytes of a description, claim or end; and of a record of some ten thousand attempts."""
 
 
 class ClaimRefused(RunctlError):
@@ -78,7 +83,7 @@ class RunRepository:
         """What was asked for. Raises ManifestDamaged."""
         require_run(self._store, self._run)
         try:
-            spec = msgspec.json.decode(self._store.get(SPEC), type=RunSpec)
+            spec = msgspec.json.decode(self._whole(SPEC), type=RunSpec)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ManifestDamaged(f"{SPEC} of {self._run} is not a run: {error}.") from error
         if spec.run != self._run:
@@ -172,11 +177,30 @@ class RunRepository:
         self._store.put(end_name(attempt), data)
 
     def read_end(self, attempt: int) -> bytes | None:
-        """The attempt's final record as stored; None when there is none."""
+        """The attempt's final record as stored; None when there is none. Raises ManifestDamaged when it is
+        too long to be one."""
         try:
-            return self._store.get(end_name(attempt))
+            return self._whole(end_name(attempt))
         except ObjectMissing:
             require_run(self._store, self._run)
+            return None
+
+    def ends(self) -> list[int]:
+        """The attempts that have a final record, in order."""
+        attempts = (parse_end_name(info.key) for info in self._store.list(CLAIMS))
+        return [attempt for attempt in attempts if attempt is not None]
+
+    def write_record(self, data: bytes) -> None:
+        """Store the controller's record of the run, over an older one. Raises StoreRefused when nothing of
+        the run is in the store: one that was emptied is not begun again."""
+        require_run(self._store, self._run)
+        self._store.put(RECORD, data)
+
+    def read_record(self) -> bytes | None:
+        """The controller's record as stored; None when there is none. Raises ManifestDamaged."""
+        try:
+            return self._whole(RECORD, MOST_OF_A_RECORD)
+        except ObjectMissing:
             return None
 
     def remove(self) -> int:
@@ -192,10 +216,17 @@ class RunRepository:
         return count + 1
 
     def _read_claim(self, attempt: int) -> Claim:
-        claim = decode_claim(self._store.get(claim_name(attempt)), attempt)
+        claim = decode_claim(self._whole(claim_name(attempt)), attempt)
         if claim.run != self._run:
             raise ManifestDamaged(f"{claim_name(attempt)} is of another run, {claim.run!r}.")
         return claim
+
+    def _whole(self, key: str, most: int = MOST_OF_A_WORD) -> bytes:
+        """The object, if it has no more bytes than it can have: a store may hold anything."""
+        data = self._store.get_range(key, 0, most + 1)
+        if len(data) > most:
+            raise ManifestDamaged(f"{key} of {self._run} is longer than {most} bytes.")
+        return data
 
     def _refuse_older(self, attempt: int) -> None:
         attempts = (parse_claim_name(info.key) for info in self._store.list(CLAIMS))

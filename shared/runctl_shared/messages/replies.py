@@ -177,6 +177,24 @@ class EventList(Body, frozen=True, kw_only=True):
     more: bool = False
 
 
+class ImportView(Body, frozen=True, kw_only=True):
+    """What became of a run that lies in a store. `outcome`: imported, adopted (it goes on), known (it was on
+    record), held (its own controller may still look after it), damaged. `note`: more, in a sentence."""
+
+    run: Word
+    name: Word = ""
+    outcome: Word
+    note: Sentence = ""
+
+
+class ImportList(Body, frozen=True, kw_only=True):
+    """`through`: go on with ImportRuns beyond this id, if there are `more`."""
+
+    runs: tuple[ImportView, ...]
+    through: Word = ""
+    more: bool = False
+
+
 class CheckpointView(Body, frozen=True, kw_only=True):
     """A committed checkpoint. `eligible`: of the newest claim's lineage, so that it may be restored."""
 
@@ -268,6 +286,6 @@ class ProgressSeen(Body, frozen=True, kw_only=True):
 
 
 REPLIES: tuple[type[Body], ...] = (
-    Failed, Done, RunList, RunDetail, EventList, CheckpointList, LogPiece, Series, Status,
+    Failed, Done, RunList, RunDetail, EventList, ImportList, CheckpointList, LogPiece, Series, Status,
 )  # fmt: skip
 FEED: tuple[type[Body], ...] = (RunChanged, OutputRelayed, ProgressSeen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.events import NoticeKind
-from runctl_shared.messages.fields import Attempt, Count, Moment, Seconds, Word
+from runctl_shared.messages.fields import Attempt, Count, Moment, Path, Seconds, Word
 from runctl_shared.spec import RunSpec
 
 
@@ -56,6 +56,18 @@ class RemoveRun(Body, frozen=True, kw_only=True):
 
     run: Word
     checkpoints: bool = False
+
+
+class ImportRuns(Body, frozen=True, kw_only=True):
+    """Bring runs back out of the checkpoint store at `url`, in order of their ids: the first `limit` beyond
+    id `after`. One that is on record is left alone. One that another installation has not finished is left to
+    it, unless `take_over` says that its controller is gone for good: then machines of it that still live are
+    adopted."""
+
+    url: Path
+    after: Word = ""
+    limit: Count = 50
+    take_over: bool = False
 
 
 class InterruptRun(Body, frozen=True, kw_only=True):
@@ -128,6 +140,6 @@ class StopController(Body, frozen=True, kw_only=True):
 
 
 REQUESTS: tuple[type[Body], ...] = (
-    SubmitRun, ListRuns, ShowRun, StopRun, CancelRun, ResumeRun, RemoveRun, InterruptRun, ListCheckpoints,
-    ReadLog, ReadSeries, FollowRun, ListEvents, ControllerStatus, StopController,
+    SubmitRun, ListRuns, ShowRun, StopRun, CancelRun, ResumeRun, RemoveRun, ImportRuns, InterruptRun,
+    ListCheckpoints, ReadLog, ReadSeries, FollowRun, ListEvents, ControllerStatus, StopController,
 )  # fmt: skip

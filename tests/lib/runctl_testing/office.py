@@ -44,7 +44,7 @@ class Office:
         self.buses = Buses(f"sqlite://{folder / 'bus.db'}")
         self.bus = self.buses.controller()
         world = World(installation="inst-test", bus=self.buses.url, offers=tuple(self.provider.offers()))
-        executor = Executor(self.bus, {"local": self.provider}, self.clock)
+        executor = Executor(self.bus, {"local": self.provider}, self.clock, "inst-test")
         self.loop = Loop(
             Engine(self.store, world), self.store, self.bus, self.clock, Hearing(10.0), executor.carry_out
         )
@@ -59,7 +59,7 @@ class Office:
             bus="sqlite",
             state_dir=str(folder),
         )
-        self.clients = Clients(self.loop, self.store, self.clock, about)
+        self.clients = Clients(self.loop, self.store, self.clock, about, {"local": self.provider})
         self.bus.subscribe(Address(Stream.EVENTS), self.loop.on_event)
         self.bus.subscribe(Address(Stream.HEARTBEATS), self.loop.on_heartbeat)
         self.bus.subscribe(Address(Stream.REQUESTS), self.clients.on_request)

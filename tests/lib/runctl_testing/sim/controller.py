@@ -351,6 +351,9 @@ class SimController:
         own = [parts.name for parts in names if parts.attempt == attempt]
         return inputs.CommitsRead(at=at, attempt=attempt, newest=max(own, default=None))
 
+    def _deposit(self, record: Record, effect: effects.Deposit) -> None:
+        """A copy that nothing here reads: no run of this world is ever imported."""
+
     def _forget(self, record: Record, effect: effects.ForgetAgent) -> None:
         self.world.wire.remove(effect.agent)
 
@@ -363,5 +366,6 @@ _HOW: dict[type[effects.Effect], Callable[[SimController, Record, Any], inputs.I
     effects.Look: SimController._look,
     effects.ReadEnd: SimController._read_end,
     effects.ReadCommits: SimController._read_commits,
+    effects.Deposit: SimController._deposit,
     effects.ForgetAgent: SimController._forget,
 }
