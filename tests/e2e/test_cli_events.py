@@ -63,7 +63,8 @@ def test_for_people(runctl: CommandLine) -> None:
     assert "the newest 2; --limit shows more" in few.err
     assert " plain #1 " in runctl("events", "--limit", "1000").out
     assert runctl("events", "--since", "0s").out == ""
-    assert len(runctl("events", "plain", "--since", "1h").out.splitlines()) == len(told)
+    # Its machine may have gone meanwhile.
+    assert runctl("events", "plain", "--since", "1h").out.splitlines()[: len(told)] == told
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from runctl_shared.messages.replies import (
     CheckpointList,
     Done,
     EventList,
+    EventView,
     Failed,
     LogPiece,
     OutputRelayed,
@@ -397,6 +398,21 @@ class TestWhatHappened:
         assert self.pages(office, after=0) == ["first"]
         assert self.pages(office, after=1) == ["second", "third"]
         assert self.pages(office) == ["second", "third"]
+
+    def test_a_gap_in_the_feed_is_filled_at_once(self, office: Office) -> None:
+        """Not only once nothing has come for long."""
+        office.submitted()
+        heard_of: list[Message[Any]] = []
+        office.client.listen(heard_of.append)
+        feed = Events(office.client, None, lambda: True)
+        feed.past(1)
+        feed._subscription.close()
+        office.client.ask(requests.StopRun(run=RUN), Done)
+        eventually(lambda: len(heard_of) >= 3)
+        numbers = [message.body.story.number for message in heard_of]
+        feed._heard(heard_of[2])
+        filled = [feed.next(0.0) for _ in range(3)]
+        assert [event.story.number for event in filled if isinstance(event, EventView)] == numbers[:3]
 
     def test_a_listener_misses_nothing_while_the_feed_loses_much(self, office: Office) -> None:
         """A feed that drops, doubles and reorders; and events that come while it is asked for others."""
