@@ -11,7 +11,7 @@ import pytest
 from runctl_controller.cli.watch import frame
 from runctl_testing.eventually import eventually
 from runctl_testing.house import PATIENCE, CommandLine, command_line
-from runctl_testing.terminal import CTRL_C, OnTerminal
+from runctl_testing.tty import CTRL_C, OnTerminal
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def runctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
         yield made
 
 
-def on_terminal(runctl: CommandLine, *words: str, **size: int) -> OnTerminal:
+def opened(runctl: CommandLine, *words: str, **size: int) -> OnTerminal:
     return OnTerminal(runctl.argv(*words), runctl.env, runctl.folder, **size)
 
 
@@ -30,7 +30,7 @@ def until(screen: OnTerminal, *words: str) -> None:
 
 def test_runs_as_they_change_over_the_death_of_a_controller(runctl: CommandLine) -> None:
     """A picture that stands still; progress that nobody asked for; a terminal without its cursor."""
-    screen = on_terminal(runctl, "ls", "--watch")
+    screen = opened(runctl, "ls", "--watch")
     until(screen, "There are no runs.")
     runctl("run", "--detach", "--name", "seen", *runctl.train("--steps", "100000", "--step-time", "0.05"))
     until(screen, "seen", "training")
@@ -52,7 +52,7 @@ def test_runs_as_they_change_over_the_death_of_a_controller(runctl: CommandLine)
 def test_one_run_on_a_small_terminal(runctl: CommandLine) -> None:
     """Lines that wrap or scroll would tear the picture."""
     runctl("run", "--detach", "--name", "small", *runctl.train("--steps", "100000", "--step-time", "0.05"))
-    screen = on_terminal(runctl, "show", "sma", "-w", rows=8, columns=40)
+    screen = opened(runctl, "show", "sma", "-w", rows=8, columns=40)
     until(screen, "small  training", "more lines")
     assert runctl("cancel", "--yes", "small").code == 0
     until(screen, "small  cancelled")
@@ -80,7 +80,7 @@ def test_where_nothing_can_be_drawn(runctl: CommandLine, words: list[str], told:
 
 
 def test_an_unknown_run_leaves_the_terminal_alone(runctl: CommandLine) -> None:
-    screen = on_terminal(runctl, "show", "nobody", "--watch")
+    screen = opened(runctl, "show", "nobody", "--watch")
     assert screen.close() == 3
     assert "\x1b[?1049h" not in screen.shown
 

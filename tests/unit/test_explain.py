@@ -101,7 +101,7 @@ def test_an_interruption_and_who_waits_for_whom() -> None:
     told = text(record, tell("notice", 9_900.0, deadline=120.0))
     for words in (
         "Attempt 1 was launched at T50 because the run was asked for.",
-        "Attempt 2 was launched at T9900 because attempt 1 is interrupted: local's notice at T9900"
+        "Attempt 2 was launched at T9900 because attempt 1 was interrupted: local's notice at T9900"
         " named T10020.",
         "Attempt 1 saves since T9901 (for 1m 39s), because of the notice at T9900: its machine goes"
         " at T10020 (in 20s).",

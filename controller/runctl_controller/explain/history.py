@@ -82,7 +82,7 @@ def _noticed(case: Case, attempt: AttemptView) -> str:
         named = f" named {case.when(item.at + deadline)}"
     provider = case.machine(attempt.attempt - 1)
     whose = "the provider" if provider is None else provider.provider
-    return f"attempt {attempt.attempt - 1} is interrupted: {whose}'s notice{case.at(item.at)}{named}"
+    return f"attempt {attempt.attempt - 1} was interrupted: {whose}'s notice{case.at(item.at)}{named}"
 
 
 def _followed(case: Case, attempt: AttemptView) -> str:

@@ -10,7 +10,7 @@ from runctl_controller import __version__
 from runctl_controller.settings.model import Settings
 from runctl_controller.settings.schema import Said
 
-_WIDTH = 100
+_WIDTH = 88
 _HEAD = (
     "Settings of runctl, for this folder and those below it. Every setting is here with its default: take the"
     " # before one away to change it. A flag of the command line or a RUNCTL_ variable wins over this file,"
@@ -48,7 +48,7 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-_COMMENTED = re.compile(rf"^# ({'|'.join(Settings.__struct_fields__)} = )", re.MULTILINE)
+_COMMENTED = re.compile(rf"^# ((?:{'|'.join(Settings.__struct_fields__)}) = )", re.MULTILINE)
 
 
 def uncommented(text: str) -> str:
