@@ -14,7 +14,7 @@ import stat
 import debian
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TREE = ROOT / ".venv" / "rabbitmq"  # tests/lib/runctl_testing/broker.py looks here
+TREE = ROOT / ".venv" / "rabbitmq"  # controller/runctl_controller/broker/server.py looks here
 DEBIANS = pathlib.Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "interrupt": ("act", "Have the machine of a run taken away, with notice."),
     "init": ("init", "Write a settings file to begin with."),
     "controller": ("controller", "Start, stop or look at the controller."),
+    "broker": ("broker", "Start a private RabbitMQ for trying things; stop it; look at it."),
     "config": ("config", "Show or check the settings."),
 }
 """Name, module, and help: enough for `runctl --help` without importing any of them."""

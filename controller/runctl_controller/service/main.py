@@ -80,7 +80,8 @@ def _connected(bus: Bus, config: ControllerConfig) -> None:
         return
     raise NoController(
         f"The bus did not answer within {CONNECT_TIMEOUT:.0f} s.",
-        "Is the broker running, and RUNCTL_BUS_URL right? `runctl config show` tells.",
+        "Is the broker running, and RUNCTL_BUS_URL right? `runctl config show` tells; "
+        "`runctl broker dev` starts one to try things with.",
     )
 
 

@@ -38,10 +38,11 @@ class _Seen(NamedTuple):
     marked: bool
 
 
-def members(mark: str, host: int | None = None) -> list[psutil.Process]:
-    """The processes of the machine whose mark has the value `mark`, at this moment; with `host`, also all
-    that descends from that process, without itself. Never the caller, its ancestors, or a zombie."""
-    table = _table(mark, spare=_line_of(os.getpid()))
+def members(mark: str, host: int | None = None, name: str = MARK) -> list[psutil.Process]:
+    """The processes of the machine whose mark (the variable `name`) has the value `mark`, at this moment;
+    with `host`, also all that descends from that process, without itself. Never the caller, its ancestors, or
+    a zombie."""
+    table = _table((name, mark), spare=_line_of(os.getpid()))
     inside = {pid for pid, seen in table.items() if seen.marked or (host is not None and seen.parent == host)}
     while True:
         sessions = {table[pid].session for pid in inside}
@@ -80,7 +81,7 @@ def _line_of(pid: int) -> set[int]:
     return {pid}
 
 
-def _table(mark: str, spare: set[int]) -> dict[int, _Seen]:
+def _table(mark: tuple[str, str], spare: set[int]) -> dict[int, _Seen]:
     table = {}
     for process in psutil.process_iter():
         if process.pid in spare:
@@ -92,8 +93,8 @@ def _table(mark: str, spare: set[int]) -> dict[int, _Seen]:
     return table
 
 
-def _marked(process: psutil.Process, mark: str) -> bool:
+def _marked(process: psutil.Process, mark: tuple[str, str]) -> bool:
     try:
-        return process.environ().get(MARK) == mark
+        return process.environ().get(mark[0]) == mark[1]
     except (psutil.Error, OSError):  # another user's, or gone
         return False

@@ -1,0 +1,1 @@
+"""A RabbitMQ of one's own, for trying things and for the tests: private, and without root."""
