@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from runctl_controller.core import inputs
 from runctl_controller.service.hearing import MISSED, Hearing
 from runctl_controller.store.port import Beat
-from runctl_shared.messages.events import Heartbeat
+from runctl_shared.bus.port import Address, Stream
+from runctl_shared.ids import agent_id
+from runctl_shared.messages.codec import encode
+from runctl_shared.messages.events import Heartbeat, Registered
+from runctl_testing.eventually import eventually
+from runctl_testing.office import RUN, Office
 
 A, B = "agent-aaaa-1", "agent-bbbb-1"
 LIMIT = 10.0 * MISSED
@@ -124,3 +133,44 @@ def test_only_the_newest_heartbeat_of_each_is_to_be_stored_and_once(hearing: Hea
     newest = hearing.newest(A)
     assert newest is not None
     assert newest.body.step == 3
+
+
+def test_a_living_agent_does_not_stay_silent_because_a_transaction_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a whole lease on record as silent, its machine would be ended under a training that goes on."""
+    office, agent = Office(tmp_path), agent_id(RUN, 1)
+    try:
+        office.submitted()
+        office.says(Registered(protocol=1, version="1", capabilities=()))
+        engine, failed = office.loop._engine, list[inputs.Input]()
+        real = engine.heard
+        now = office.clock.now()
+        _on(office, lambda: real(agent, inputs.WentSilent(at=now, agent=agent, heard_at=now)))
+        _on(office, lambda: office.loop.hearing.recorded(agent, silent=True))
+
+        def heard(name: str, given: inputs.Input) -> object:
+            if isinstance(given, inputs.HeardAgain) and not failed:
+                failed.append(given)
+                raise OSError(5, "Input/output error")
+            return real(name, given)
+
+        monkeypatch.setattr(engine, "heard", heard)
+        assert office.record().attempts[0].unheard_since is not None
+
+        def beats_and_is_heard() -> bool:
+            data = encode(Heartbeat(phase="training"), id="beat", run=RUN, attempt=1, agent=agent, sent=1.0)
+            office.agents.publish(Address(Stream.HEARTBEATS, agent, "Heartbeat"), data, message_id="beat")
+            return office.record().attempts[0].unheard_since is None
+
+        eventually(beats_and_is_heard)
+        assert failed
+    finally:
+        office.close()
+
+
+def _on(office: Office, act: Callable[[], object]) -> None:
+    """Have the controller's own thread do it."""
+    done = list[object]()
+    office.loop.put(lambda: done.append(act()))
+    eventually(lambda: done)
