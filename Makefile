@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/stamp
-.PHONY: help env demo test test-frameworks check docs soak bench bench-scale clean
+.PHONY: help env demo test test-frameworks check docs fuzz soak bench bench-scale clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,7 +14,8 @@ help:
 	  'make test-frameworks   real trainings (PyTorch, Hugging Face, Lightning, torchrun) interrupted and resumed' \
 	  'make check   linters, types, import contracts, the agent installed alone' \
 	  'make docs    writes docs/messages.md and docs/lifecycles.md from the code' \
-  'make soak    the simulation with SEEDS=100000 seeds and every fault REPEAT=50 times, or as you like' \
+	  'make soak    the simulation with SEEDS=100000 seeds and every fault REPEAT=50 times, or as you like' \
+	  'make fuzz    fuzzes what decodes and what hears, SECONDS=60 each, with coverage as the guide' \
 	  'make bench   measures the numbers that runctl promises to hold, ROWS="start idle" or all' \
 	  'make bench-scale  10,000 agents against one controller, for ten minutes' \
 	  'make env     only prepares .venv' \
@@ -59,6 +60,10 @@ soak: env
 	RUNCTL_SIM_SEEDS=$(SEEDS) $(BIN)/pytest -m simulation --timeout=0 tests/simulation
 	$(BIN)/pytest --fault-repeat $(REPEAT) -n 3 --dist worksteal tests/faults
 
+SECONDS ?= 60
+fuzz: env
+	@deploy/dev/fuzz.sh $(SECONDS)
+
 BENCH := PYTHONPATH=tests/lib:tests/bench $(BIN)/python -P -m runctl_bench
 bench: env
 	@python3 deploy/dev/install_broker.py
@@ -69,5 +74,5 @@ bench-scale: env
 	@$(BENCH) scale
 
 clean:
-	rm -rf .venv .venv-agent .venv-frameworks .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-agent .venv-fuzz .venv-frameworks .cache dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

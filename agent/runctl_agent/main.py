@@ -50,7 +50,7 @@ def serve(place: Place) -> None:
     boot = place.read_boot()
     place.prepare()
     spool = SqliteSpool(place.spool, lambda body, sequence, at: event_bytes(boot, body, sequence, at))
-    bus = connect(boot.bus, clock=clock, name=boot.agent)
+    bus = connect(place.bus(boot), clock=clock, name=boot.agent)
     repository = RunRepository(LateStore(boot.spec.store), boot.spec.run, clock=clock)
     service = Service(boot, place, clock, bus, spool, repository)
     notices = ImdsSource(

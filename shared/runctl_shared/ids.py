@@ -37,3 +37,8 @@ def agent_id(run_id: str, attempt: int) -> str:
     Derived, not drawn: a decision that is taken again after a crash names the same machine.
     """
     return f"agent-{run_id.split('-', 1)[1]}-{attempt}"
+
+
+def attempt_of(agent: str) -> int:
+    """The attempt that an agent of that id (see `agent_id`) serves."""
+    return int(agent.rsplit("-", 1)[1])

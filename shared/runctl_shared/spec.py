@@ -64,8 +64,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Boot(msgspec.Struct, frozen=True, kw_only=True):
-    """The boot file of a machine (`boot.json`, mode 600): who it is and whom to call. No secrets but the bus
-    URL's own, which is valid for this agent only.
+    """The boot file of a machine (`boot.json`, mode 600): who it is and whom to call. No secrets: where the
+    bus wants a login, it lies beside (`login.json`, see bus.login.Login).
 
     `hard_end` is the seconds from the machine's launch after which it ends, saving first.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 
 from runctl_testing.aftermath import Witness, witnessed
 from runctl_testing.amqp_lab import Lab
+from runctl_testing.broker import Unavailable
+from runctl_testing.confined import ConfinedBroker, Estate
 from runctl_testing.controller_process import House, Ways
 from runctl_testing.ward import Ward
 from runctl_testing.wired import Wired
@@ -111,3 +114,25 @@ def witness(house: House) -> Iterator[Witness]:
     """Sees everything that must hold of what runs in `house`."""
     with witnessed(house) as it:
         yield it
+
+
+@pytest.fixture(scope="session")
+def confined_broker() -> Iterator[ConfinedBroker]:
+    """A RabbitMQ as deploy/rabbitmq describes it, for all tests of one process."""
+    with tempfile.TemporaryDirectory(prefix="confined-") as folder:
+        try:
+            broker = ConfinedBroker(Path(folder))
+        except Unavailable as error:
+            pytest.skip(str(error))
+        try:
+            broker.start()
+            yield broker
+        finally:
+            broker.close()
+
+
+@pytest.fixture
+def estate(confined_broker: ConfinedBroker, tmp_path: Path) -> Iterator[Estate]:
+    """A place of this test's own at that broker."""
+    with confined_broker.estate(tmp_path) as made:
+        yield made

@@ -123,6 +123,38 @@ class TestWhatANewerPeerSays:
             decode(packed(v=PROTOCOL + 1))
 
 
+def made(kind: str, field: str) -> Body:
+    """A message of `kind` with one element in `field`."""
+    fields: dict[str, dict[str, Any]] = {
+        "Registered": {"protocol": 1, "version": "1"},
+        "CheckpointRestored": {"manifest": "m", "step": 1, "size": 1, "seconds": 1.0},
+        "SaveAsked": {"cause": "stop", "signal": "TERM", "seconds_after_cause": 0.0},
+    }
+    return KINDS[kind](**fields[kind], **{field: (1 if field == "pids" else "x",)})
+
+
+class TestLists:
+    """One message must not make as much work as it has room for elements."""
+
+    LIMITS = (
+        ("Registered", "capabilities", 200),
+        ("CheckpointRestored", "damaged", 20),
+        ("SaveAsked", "pids", 1000),
+    )
+
+    @pytest.mark.parametrize(("kind", "field", "most"), LIMITS)
+    def test_what_we_say_ourselves_is_cut(self, kind: str, field: str, most: int) -> None:
+        one = made(kind, field)
+        said = msgspec.structs.replace(one, **{field: getattr(one, field) * (most + 5)})
+        assert len(getattr(decode(encode(said, id="x")).body, field)) == most
+
+    @pytest.mark.parametrize(("kind", "field", "most"), LIMITS)
+    def test_what_others_say_is_refused(self, kind: str, field: str, most: int) -> None:
+        good = msgspec.to_builtins(decode(encode(made(kind, field), id="x")).body)
+        assert only_malformed(packed(kind=kind, body=good | {field: good[field] * (most + 1)})) is None
+        assert only_malformed(packed(kind=kind, body=good)) is not None
+
+
 class TestMalformed:
     @given(st.binary(max_size=300))
     def test_arbitrary_bytes(self, data: bytes) -> None:

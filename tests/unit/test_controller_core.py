@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from runctl_controller.core import effects, inputs
+from runctl_controller.core.agents import MOST_AHEAD
+from runctl_controller.core.decide import MOST_EVENTS
 from runctl_controller.core.tables import ATTEMPTS, RUNS, AttemptState, MachineState, RunState
 from runctl_controller.core.turn import Turn
 from runctl_controller.providers.port import EndCause
@@ -13,6 +15,7 @@ from runctl_controller.providers.port import MachineState as Provided
 from runctl_shared.errors import RefusedByGuard
 from runctl_shared.messages import commands, events, requests
 from runctl_shared.states import IllegalTransition
+from runctl_testing.records import change_attempt
 from runctl_testing.sim.decisions import (
     NOTICE,
     REGISTERED,
@@ -156,6 +159,49 @@ def test_what_its_provider_says_after_the_attempts_end_still_ends_its_machine() 
         assert looks
         assert c.attempt(1).reason == "interrupted"
         assert wanted(c.hear(1, word), effects.Terminate) == []  # heard again
+
+
+def test_an_agent_that_invents_notices_rents_no_machine_after_machine() -> None:
+    """An invented notice launches a replacement, its withdrawal drops it: money, as fast as events come."""
+    c = Controller()
+    c.train()
+    launched = 0
+    for _ in range(20):
+        launched += len(wanted(c.hear(1, NOTICE), effects.Launch))
+        c.hear(1, events.NoticeWithdrawn(notice="n1"))
+    assert launched == MOST_AHEAD
+    # When it ends, a successor is launched all the same.
+    assert wanted(c.hear(1, ended("interrupted")), effects.Launch)
+
+
+@pytest.mark.parametrize("reason", ["succeeded", "user_error", "out_of_memory"])
+def test_nothing_is_said_of_a_training_that_was_never_permitted(reason: events.EndReason) -> None:
+    """A run that counts as done, or a restart that is used up, though nothing was ever trained."""
+    c = Controller(max_restarts=1)
+    c.launched(1)
+    c.hear(1, REGISTERED, ended(reason))
+    assert (c.attempt(1).reason, c.record.run.restarts) == ("agent_failed", 0)
+    assert c.state() in (RunState.RECOVERING, RunState.PROVISIONING)
+    standing_by = Controller(max_restarts=1)
+    standing_by.train()
+    standing_by.hear(1, NOTICE)
+    standing_by.ready(2)
+    standing_by.hear(2, ended(reason))
+    assert standing_by.attempt(2).reason == "agent_failed"
+    assert (standing_by.state(), standing_by.attempt(1).open) == (RunState.TRAINING, True)
+
+
+def test_events_beyond_all_measure_are_acknowledged_and_not_told() -> None:
+    """A story that fills the disk: every event of an agent is told in it."""
+    c = Controller()
+    c.train()
+    c.record = change_attempt(c.record, 1, events_through=MOST_EVENTS)
+    body = events.CheckpointFailed(root="r", reason="x" * 2000)
+    more = c.give(inputs.Heard(at=c.at, agent=c.agent(1), sequence=MOST_EVENTS + 1, body=body))
+    assert more.answer == commands.AcknowledgeEvents(through=MOST_EVENTS + 1)
+    assert more.effects == ()
+    c.give(inputs.Heard(at=c.at, agent=c.agent(1), sequence=MOST_EVENTS + 2, body=ended("lost")))
+    assert c.attempt(1).reason == "lost"
 
 
 def test_a_withdrawn_rebalance_does_not_call_off_an_interruption() -> None:

@@ -360,6 +360,19 @@ def test_a_password_is_never_kept_but_the_rest_is(
     assert load(give(other)).bus_url == other
 
 
+def test_the_password_of_the_management_api_is_never_kept_but_the_rest_is(
+    world: World, later: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache with an administrator's password, or settings resolved anew for every command."""
+    url = "http://root:hunter2@broker:15672"
+    monkeypatch.setenv("RUNCTL_BUS_MANAGEMENT", url)
+    monkeypatch.setenv("RUNCTL_BUS_URL", BROKER)
+    found = [load(), load()]
+    assert [(one.bus_management, one.bus_url) for one in found] == [(url, BROKER)] * 2
+    assert world.reads == 1
+    assert b"hunter2" not in world.cache.read_bytes()
+
+
 def test_a_password_elsewhere_keeps_everything_out(world: World, later: None) -> None:
     load({"resume_arg": "--from x://me:hunter2@h/{path}"})
     assert not world.cache.exists()

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import msgspec
 
+from runctl_shared.bus.login import Login, wants_login, with_login
 from runctl_shared.errors import StoreUnusable
 from runctl_shared.spec import Boot
 
 
 class Place:
-    """The machine's folder, as whoever boots it has laid it out: `boot.json`, perhaps `secrets.json`."""
+    """The machine's folder, as whoever boots it has laid it out: `boot.json`, perhaps `secrets.json` and
+    `login.json`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.boot = self.root / "boot.json"
         self.secrets = self.root / "secrets.json"
+        self.login = self.root / "login.json"
         self.own = self.root / "agent"
         self.started = self.own / "started"
         self.spool = self.own / "spool.db"
@@ -40,6 +43,19 @@ class Place:
             ) from None
         except (OSError, msgspec.MsgspecError) as error:
             raise StoreUnusable(f"The boot file {self.boot} cannot be read: {error}.") from error
+
+    def bus(self, boot: Boot) -> str:
+        """The bus's URL with the login of this agent; a secret. Raises StoreUnusable without the login."""
+        if not wants_login(boot.bus):
+            return boot.bus
+        try:
+            return with_login(boot.bus, msgspec.json.decode(self.login.read_bytes(), type=Login))
+        except (OSError, msgspec.MsgspecError) as error:
+            # Not the error's own words: they might quote the login.
+            raise StoreUnusable(
+                f"The login to the bus, {self.login}, cannot be read ({type(error).__name__}).",
+                "Whoever boots the machine lays it beside the boot file.",
+            ) from None
 
     def read_secrets(self) -> dict[str, str]:
         """Names and values; empty when there are none. Raises StoreUnusable."""

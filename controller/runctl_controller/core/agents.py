@@ -25,6 +25,9 @@ from runctl_shared.messages.base import Body
 from runctl_shared.units import format_bytes, format_duration
 
 A = AttemptState
+MOST_AHEAD = 3
+"""Replacements that the notices of one attempt may cost while it is open: an agent that invents notices and
+withdraws them could rent machine after machine."""
 
 
 def registered(turn: Turn, attempt: Attempt, body: events.Registered) -> None:
@@ -162,7 +165,8 @@ def noticed(turn: Turn, attempt: Attempt, body: events.NoticeReceived) -> None:
         turn.do(SetTimer(key=f"look:{attempt.agent}", at=turn.at + body.deadline + turn.world.look))
     run = turn.record.run
     standby = any(a.open and a.number > attempt.number for a in turn.record.attempts)
-    if run.wanted is Wanted.TRAIN and run.state in OPEN_RUN and not standby:
+    ahead = sum(a.number > attempt.number for a in turn.record.attempts)
+    if run.wanted is Wanted.TRAIN and run.state in OPEN_RUN and not standby and ahead < MOST_AHEAD:
         plan_attempt(turn, Cause.NOTICE)
 
 

@@ -22,6 +22,11 @@ from runctl_controller.core.tables import MachineState, RunState
 from runctl_controller.core.turn import Turn
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.commands import AcknowledgeEvents, ResendEvents
+from runctl_shared.messages.events import AttemptEnded
+
+MOST_EVENTS = 200_000
+"""Events of one attempt that are heard: one every 13 s for 30 days. Each is told in the story, and whoever
+sends more means to fill the disk. Its end is heard all the same."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -75,7 +80,8 @@ def _heard(turn: Turn, given: inputs.Heard) -> AcknowledgeEvents | ResendEvents 
         if attempt.open and attempt.unheard_since is not None:
             machines.heard_again(turn, attempt, inputs.HeardAgain(at=given.at, agent=given.agent))
             attempt = turn.attempt(attempt.number)
-        hear(turn, attempt, given.body)
+        if given.sequence <= MOST_EVENTS or isinstance(given.body, AttemptEnded):
+            hear(turn, attempt, given.body)
     return AcknowledgeEvents(through=max(attempt.events_through, given.sequence))
 
 

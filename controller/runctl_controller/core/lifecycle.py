@@ -31,6 +31,8 @@ RUN_STATE_OF = {
     AttemptState.TRAINING: RunState.TRAINING,
     AttemptState.SAVING: RunState.SAVING,
 }
+_OF_A_TRAINING = frozenset({"succeeded", "user_error", "out_of_memory"})
+"""Reasons that only a training can have."""
 _ORDER = [RunState.RECOVERING, RunState.PROVISIONING, RunState.PREPARING, RunState.TRAINING, RunState.SAVING]
 
 
@@ -137,6 +139,7 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
     """The attempt has ended, on positive evidence. Decide what becomes of its machine and of the run."""
     if not attempt.open:
         return
+    report = _credible(attempt, report)
     lost = report.lost_seconds
     if attempt.started_at is not None and report.storing_seconds > 0:
         # The training had ended by then, and what it left was being stored.
@@ -174,6 +177,14 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
     )
     release_machine(turn, attempt)
     _after(turn, attempt)
+
+
+def _credible(attempt: Attempt, report: AttemptEnded) -> AttemptEnded:
+    """Nothing was trained without the permission: an agent that says so is wrong, whatever it means."""
+    if attempt.permitted or report.reason not in _OF_A_TRAINING:
+        return report
+    detail = f"the agent reported {report.reason} of a training that was never permitted"
+    return msgspec.structs.replace(report, reason="agent_failed", detail=detail)
 
 
 def release_machine(turn: Turn, attempt: Attempt) -> None:

@@ -55,10 +55,12 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What to launch. Stored before the provider is called.
 
-    `token` is the client token: the same token is the same machine, for ever. `machine` is our own id of it,
-    `boot` the agent's boot file (JSON, no secrets), `secrets` the *names* of secrets to hand over, `hard_end`
-    and `boot_limit` seconds from launch after which the machine ends itself: always, and when the agent has
-    not started by then. `tags` mark it as ours from the call itself.
+    `token` is the client token: the same token is the same machine, for ever. `machine` is our own id of
+    it, `boot` the agent's boot file (JSON, no secrets), `secrets` the *names* of secrets to hand over,
+    `hard_end` and `boot_limit` seconds from launch after which the machine ends itself: always, and when
+    the agent has not started by then. `login`: the machine also gets its agent's own login to the bus, as
+    `login.json` beside the boot file; it lies where `access.files` says and is handled like a secret.
+    `tags` mark it as ours from the call itself.
     """
 
     token: str
@@ -66,6 +68,7 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     offer: Offer
     boot: bytes
     secrets: tuple[str, ...] = ()
+    login: bool = False
     hard_end: float
     boot_limit: float
     tags: dict[str, str]

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import msgspec
 
+from runctl_controller.access.port import Agents
+
 
 class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`bus`: the URL for the controller and its agents. `embedded`: started on demand by the command line; it
-    ends by itself when nothing has been left to do for `idle` seconds. `standby`: if there is a controller,
-    wait until it has died or not answered for its `takeover` seconds."""
+    """`bus`: the URL for the controller; agents get the same place with logins of their own, by `agents`,
+    which needs `token_key` (a private key's file) or `management` (the broker's API). `embedded`: started
+    on demand by the command line; it ends by itself when nothing has been left to do for `idle` seconds.
+    `standby`: if there is a controller, wait until it has died or not answered for its `takeover`
+    seconds."""
 
     state_dir: Path
     bus: str
@@ -23,6 +27,9 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
     notice_poll: float = 1.0
     boot_limit: float = 120.0
     takeover: float = 15.0
+    agents: Agents = Agents.SHARED
+    token_key: Path | None = None
+    management: str | None = None
 
     @property
     def database(self) -> Path:

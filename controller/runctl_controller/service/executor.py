@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from runctl_controller.access.port import Access, AccessFailed
+from runctl_controller.access.shared import NoLogins
 from runctl_controller.core import effects, inputs
 from runctl_controller.core.keeping import keep
 from runctl_controller.core.model import Record
-from runctl_controller.providers.port import LaunchOrder, Provider
+from runctl_controller.providers.port import LaunchOrder, Provider, Throttled
 from runctl_shared.bus.port import Address, Bus, Stream, Unroutable
 from runctl_shared.checkpoints.objects import FOR_A_PERSON, ObjectStoreError
 from runctl_shared.checkpoints.open import open_store
@@ -33,10 +35,16 @@ class Executor:
     """Called from worker threads. Raises TryLater where the same thing is to be tried again."""
 
     def __init__(
-        self, bus: Bus, providers: Mapping[str, Provider], clock: Clock, installation: str = "inst-none"
+        self,
+        bus: Bus,
+        providers: Mapping[str, Provider],
+        clock: Clock,
+        installation: str = "inst-none",
+        access: Access | None = None,
     ) -> None:
         self._installation = installation
         self._bus = bus
+        self._access = access or NoLogins()
         self._providers = providers
         self._clock = clock
         self._how: dict[type[effects.Effect], Callable[[Record, Any], inputs.Input | None]] = {
@@ -92,10 +100,12 @@ class Executor:
         except RunctlError as error:
             raise TryLater(str(error)) from error
         try:
-            sighting = provider.launch(order)
-        except ProviderFailed as error:
+            self._access.admit(effect.machine, order.hard_end)
+            sighting = provider.launch(msgspec.structs.replace(order, login=self._access.gives_logins))
+        except (AccessFailed, ProviderFailed) as error:
+            code = error.code if isinstance(error, ProviderFailed) else Throttled.code
             return inputs.LaunchAnswered(
-                at=self._clock.now(), machine=effect.machine, error=error.code, detail=str(error)
+                at=self._clock.now(), machine=effect.machine, error=code, detail=str(error)
             )
         return inputs.LaunchAnswered(at=self._clock.now(), machine=effect.machine, sighting=sighting)
 
@@ -165,6 +175,10 @@ class Executor:
 
     def _forget(self, record: Record, effect: effects.ForgetAgent) -> None:
         try:
+            self._access.revoke(effect.agent)
             self._bus.remove_agent(effect.agent)
+        except AccessFailed as error:
+            log.warning("access.not-revoked agent=%s reason=%s", effect.agent, error)
+            raise TryLater(str(error)) from error
         except RunctlError as error:
             raise TryLater(str(error)) from error

@@ -10,6 +10,7 @@ from runctl_controller.store.port import Beat, Store
 from runctl_shared.bus.port import Address, Bus, Stream
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
+from runctl_shared.ids import attempt_of
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import encode
 from runctl_shared.messages.events import OutputSeen
@@ -49,12 +50,12 @@ class Feed:
         if record is not None:
             self._send(record.run.id, ProgressSeen(view=self.view(record)))
 
-    def output(self, agent: str, attempt: int, body: OutputSeen) -> None:
-        """Relay a piece of output; `agent` is known by the delivery."""
+    def output(self, agent: str, body: OutputSeen) -> None:
+        """Relay a piece of output; `agent` is known by the delivery, and with it the attempt."""
         with self._store.transaction() as tx:
             run = tx.run_of_agent(agent)
         if run is not None and self._wanted(run):
-            self._send(run, OutputRelayed(attempt=attempt, offset=body.offset, data=body.data))
+            self._send(run, OutputRelayed(attempt=attempt_of(agent), offset=body.offset, data=body.data))
 
     def _wanted(self, run: str) -> bool:
         until = self._followed.get(run)

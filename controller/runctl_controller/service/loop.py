@@ -22,6 +22,7 @@ from runctl_shared.bus.port import Address, Bus, Delivery, Stream
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
 from runctl_shared.errors import RunctlError
+from runctl_shared.ids import attempt_of
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import Malformed, Message, decode, encode
 from runctl_shared.messages.events import Heartbeat, OutputSeen
@@ -248,7 +249,7 @@ class Loop:
         if message is None:
             return
         if isinstance(message.body, OutputSeen):
-            self.feed.output(delivery.sender, message.envelope.attempt, message.body)
+            self.feed.output(delivery.sender, message.body)
         elif message.envelope.sequence > 0:
             given = inputs.Heard(
                 at=self._clock.now(),
@@ -339,8 +340,9 @@ class Loop:
     def tell_agent(self, run: str, agent: str, body: Body) -> None:
         """A command that needs no record: if it is lost, the agent asks by sending its events again."""
         command = new_id("cmd")
-        attempt = int(agent.rsplit("-", 1)[1])
-        data = encode(body, id=command, run=run, attempt=attempt, agent=agent, sent=self._clock.now())
+        data = encode(
+            body, id=command, run=run, attempt=attempt_of(agent), agent=agent, sent=self._clock.now()
+        )
         to = Address(Stream.COMMANDS, agent, type(body).__name__)
         self._bus.publish(to, data, message_id=command, expires=60.0)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 
 from runctl_controller import __version__
+from runctl_controller.access.open import checked_access
+from runctl_controller.access.sweeper import Sweeper
 from runctl_controller.core.inputs import World
 from runctl_controller.core.leadership import LOOKS
 from runctl_controller.core.tables import MachineState
@@ -95,9 +97,10 @@ def _serve(
     ready: Callable[[], None],
 ) -> None:
     store = led.store
+    access = checked_access(config, store.installation(), clock)
     world = World(
         installation=store.installation(),
-        bus=config.bus,
+        bus=access.bus,
         offers=tuple(offer for provider in providers.values() for offer in provider.offers()),
         heartbeat=config.heartbeat,
         lease=config.lease,
@@ -105,7 +108,7 @@ def _serve(
         kill_margin=config.kill_margin,
         boot_limit=config.boot_limit,
     )
-    executor = Executor(bus, providers, clock, world.installation)
+    executor = Executor(bus, providers, clock, world.installation, access)
     secrets = Secrets(config.state_dir, clock)
     secrets.sweep(store)
     engine, hearing = Engine(store, world), Hearing(world.heartbeat)
@@ -130,6 +133,8 @@ def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
     _declare_agents(bus, store)
+    sweeper = Sweeper(access, store, clock)
+    sweeper.start()
     subscriptions = [
         bus.subscribe(Address(Stream.EVENTS), loop.on_event),
         bus.subscribe(Address(Stream.HEARTBEATS), loop.on_heartbeat, prefetch=500),
@@ -143,6 +148,7 @@ def _serve(
     for subscription in subscriptions:
         subscription.close()
     clients.close()
+    sweeper.close()
     if loop.superseded is not None:
         raise loop.superseded
 

@@ -1,6 +1,6 @@
 """Resolved settings, kept between commands: pydantic alone takes longer than a whole `runctl ls` may.
 
-Never holds a password: a broker's URL that has one is read again from where it stands.
+Never holds a password: a broker's URL that has one is read again from where it stands (see SECRET).
 A cache that cannot be read or written is as good as none, and not worth a word.
 """
 
@@ -16,11 +16,13 @@ from runctl_controller import __version__
 from runctl_controller.settings import model
 from runctl_controller.settings.masks import holds_password, mask
 from runctl_controller.settings.model import Settings
-from runctl_controller.settings.places import ENVIRONMENT, FLAG, Places, stamp
+from runctl_controller.settings.places import ENVIRONMENT, FLAG, PREFIX, Places, stamp
 
 if TYPE_CHECKING:
     from runctl_controller.settings.resolve import Resolved
 
+SECRET = ("bus_url", "bus_management")
+"""The settings that may hold a password and still be used by every command."""
 _ENTRIES = 32
 _MOST_BYTES = 1 << 20
 _SETTLED = 2.0
@@ -28,12 +30,12 @@ _SETTLED = 2.0
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """`key`: all that the settings depend on, in full, so that two can never be confused. `secret_at`: the
-    origin (as in `resolve.Resolved`) of a bus URL with a password, which `settings` lacks then."""
+    """`key`: all that the settings depend on, in full, so that two can never be confused. `secrets_at`: the
+    origins (as in `resolve.Resolved`) of the values with a password, which `settings` lacks then."""
 
     key: str
     settings: Settings
-    secret_at: str | None
+    secrets_at: dict[str, str]
 
 
 def key_of(places: Places, flags: Mapping[str, object]) -> str:
@@ -57,37 +59,40 @@ def read(places: Places, flags: Mapping[str, object], key: str) -> Settings | No
 def write(places: Places, key: str, found: Resolved, now: float) -> None:
     """Keep what was resolved, unless a file is so young (`now`: UTC seconds) that it may change unseen."""
     newest = max((max(s[:2]) for _, s in places.stamps if s is not None), default=0)
-    settings, secret_at = found.settings, None
-    if holds_password(settings.bus_url):
-        settings, secret_at = msgspec.structs.replace(settings, bus_url=None), found.origins["bus_url"]
+    secret = [key for key in SECRET if holds_password(getattr(found.settings, key))]
+    secrets_at = {key: found.origins[key] for key in secret}
+    settings = msgspec.structs.replace(found.settings, **dict.fromkeys(secret))
     if newest / 1e9 > now - _SETTLED or any(map(holds_password, msgspec.structs.astuple(settings))):
         return
     path = _file(places)
     others = [entry for entry in _entries(path) if entry.key != key]
     try:
-        content = msgspec.msgpack.encode([Entry(key, settings, secret_at), *others[: _ENTRIES - 1]])
+        content = msgspec.msgpack.encode([Entry(key, settings, secrets_at), *others[: _ENTRIES - 1]])
         _replace(path, content)
     except (OSError, ValueError):
         return
 
 
 def _whole(entry: Entry, places: Places, flags: Mapping[str, object]) -> Settings | None:
-    """The settings with the bus URL that the cache may not hold; None when it is not where it was."""
-    if entry.secret_at is None:
-        return entry.settings
-    if entry.secret_at == FLAG:
-        url = flags.get("bus_url")
-    elif entry.secret_at == ENVIRONMENT:
-        url = places.variables.get("RUNCTL_BUS_URL")
-    else:
-        import tomllib
+    """The settings with the URLs that the cache may not hold; None when one is not where it was."""
+    urls = {key: _said(key, origin, places, flags) for key, origin in entry.secrets_at.items()}
+    if not all(isinstance(url, str) for url in urls.values()):
+        return None
+    return msgspec.structs.replace(entry.settings, **urls)
 
-        try:
-            with open(entry.secret_at, "rb") as file:
-                url = tomllib.load(file).get("bus_url")
-        except (OSError, ValueError):
-            return None
-    return msgspec.structs.replace(entry.settings, bus_url=url) if isinstance(url, str) else None
+
+def _said(key: str, origin: str, places: Places, flags: Mapping[str, object]) -> object:
+    if origin == FLAG:
+        return flags.get(key)
+    if origin == ENVIRONMENT:
+        return places.variables.get(PREFIX + key.upper())
+    import tomllib
+
+    try:
+        with open(origin, "rb") as file:
+            return tomllib.load(file).get(key)
+    except (OSError, ValueError):
+        return None
 
 
 def _file(places: Places) -> str:

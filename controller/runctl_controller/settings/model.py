@@ -6,15 +6,21 @@ from pathlib import Path
 
 import msgspec
 
+from runctl_controller.access.port import Agents
 from runctl_controller.service.config import ControllerConfig
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Durations are seconds. `bus_url` None: no broker is configured; the embedded bus serves this machine.
-    `checkpoints` None: below the state folder."""
+    `checkpoints` None: below the state folder. `bus_agents`: how agents are let in at a broker (see
+    access.port.Agents); token needs `bus_token_key`, the file of a private key, user `bus_management`, the
+    URL of the broker's management API."""
 
     state_dir: str
     bus_url: str | None = None
+    bus_agents: str = Agents.SHARED.value
+    bus_token_key: str | None = None
+    bus_management: str | None = None
     checkpoints: str | None = None
     project: str = "default"
     provider: str = "local"
@@ -51,4 +57,7 @@ def controller_config(settings: Settings, *, embedded: bool, standby: bool = Fal
         heartbeat=settings.heartbeat,
         lease=settings.lease,
         notice_poll=settings.notice_poll,
+        agents=Agents(settings.bus_agents),
+        token_key=None if settings.bus_token_key is None else Path(settings.bus_token_key),
+        management=settings.bus_management,
     )

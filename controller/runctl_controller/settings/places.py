@@ -67,7 +67,7 @@ def find(environ: Mapping[str, str]) -> Places:
         state_dir=_home(environ, "XDG_STATE_HOME", ".local/state"),
         cache_dir=_home(environ, "XDG_CACHE_HOME", ".cache"),
         stamps=tuple(stamps),
-        variables={name: text for name, text in sorted(environ.items()) if _is_setting(name)},
+        variables={name: text for name, text in sorted(environ.items()) if is_setting(name)},
     )
 
 
@@ -90,5 +90,6 @@ def _home(environ: Mapping[str, str], variable: str, usual: str, *rest: str) -> 
     return os.path.join(base, "runctl", *rest)
 
 
-def _is_setting(name: str) -> bool:
+def is_setting(name: str) -> bool:
+    """Whether an environment variable of that name is meant as a setting, known or not."""
     return name.startswith(PREFIX) and name not in _NOT_SETTINGS and not name.startswith(_NOT_SETTINGS_EITHER)

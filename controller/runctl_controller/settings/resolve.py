@@ -21,7 +21,7 @@ from runctl_controller.settings.schema import Said
 from runctl_shared.errors import UsageError
 
 KEYS = Settings.__struct_fields__
-_PATHS = ("state_dir", "checkpoints")
+_PATHS = ("state_dir", "checkpoints", "bus_token_key")
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):

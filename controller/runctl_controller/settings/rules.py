@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from runctl_controller.access.port import Agents
 from runctl_shared.errors import UsageError
 from runctl_shared.spec import RunSpec, check_spec
 from runctl_shared.units import parse_duration
@@ -18,6 +19,7 @@ Rule = Callable[[object], object]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 PROVIDERS = ("local",)
+BUS_AGENTS = tuple(way.value for way in Agents)
 _MOST = 1_000_000_000
 """Of seconds (thirty years) and of counts: beyond it, it is a slip of the finger."""
 _SPEC = RunSpec(run="run-0000", name="any", command=("any",), workdir="/", store="file:///any")
@@ -103,6 +105,14 @@ def folder(value: object) -> str:
     return path
 
 
+def file(value: object) -> str:
+    """A file of this machine; made absolute beforehand by whoever knows relative to what."""
+    path = text(value)
+    if not path.startswith("/"):
+        raise UsageError(f"{path!r} is not a file's path.", "Write it like ~/runctl/agents.pem.")
+    return path
+
+
 def store(value: object) -> str:
     """Where checkpoints are kept, as a URL."""
     from runctl_shared.checkpoints.open import store_folder
@@ -126,6 +136,16 @@ def bus_url(value: object) -> str:
         "It is not the URL of a bus.",
         "Use amqps://USER:PASSWORD@HOST:PORT/VHOST for RabbitMQ, sqlite:///absolute/path for one machine.",
     )
+
+
+def management(value: object) -> str:
+    """The URL of a broker's management API; never quoted, it holds a password."""
+    if not isinstance(value, str):
+        raise UsageError("It is not text.", "Write the URL in quotes.")
+    from runctl_controller.access.management import Management
+
+    Management(value)
+    return value
 
 
 def one_of(known: tuple[str, ...], what: str) -> Rule:

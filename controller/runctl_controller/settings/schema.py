@@ -52,6 +52,24 @@ class Said(BaseSettings):
             " Empty: none, all runs on this machine. A file with a password must be yours alone (chmod 600)."
         ),
     ] = None
+    bus_agents: Annotated[
+        str | None,
+        _by(rules.one_of(rules.BUS_AGENTS, "way to let agents in")),
+        _means(
+            "How agents are let in at that RabbitMQ: token or user (each as itself), or shared (all with the"
+            " login of bus_url: whoever has a machine may do anything). See deploy/rabbitmq/README.md."
+        ),
+    ] = None
+    bus_token_key: Annotated[
+        str | None,
+        _by(rules.optional(rules.file)),
+        _means("For token: file (chmod 600) of the private key that signs agents' tokens."),
+    ] = None
+    bus_management: Annotated[
+        str | None,
+        _by(rules.optional(rules.management)),
+        _means("For user: URL of RabbitMQ's management API, https://USER:PASSWORD@HOST:15671."),
+    ] = None
     checkpoints: Annotated[
         str | None,
         _by(rules.optional(rules.store)),

@@ -7,7 +7,20 @@ from typing import Literal
 import msgspec
 
 from runctl_shared.messages.base import Body
-from runctl_shared.messages.fields import Bytes, Count, Moment, Path, Seconds, Sentence, Step, Word
+from runctl_shared.messages.fields import (
+    Bytes,
+    Count,
+    Counts,
+    ExitCode,
+    Moment,
+    Path,
+    Seconds,
+    Sentence,
+    Sentences,
+    Step,
+    Word,
+    Words,
+)
 
 EndReason = Literal[
     "succeeded", "user_error", "out_of_memory", "interrupted", "lost", "hardware_fault", "no_capacity",
@@ -29,7 +42,7 @@ class Registered(Body, frozen=True, kw_only=True):
 
     protocol: Count
     version: Word
-    capabilities: tuple[Word, ...]
+    capabilities: Words
     hostname: Word = ""
     boot_id: Word = ""
     training: bool = False
@@ -54,7 +67,7 @@ class CheckpointRestored(Body, frozen=True, kw_only=True):
     step: Step | None
     size: Bytes
     seconds: Seconds
-    damaged: tuple[Sentence, ...] = ()
+    damaged: Sentences = ()
 
 
 class TrainingStarted(Body, frozen=True, kw_only=True):
@@ -78,7 +91,7 @@ class SaveAsked(Body, frozen=True, kw_only=True):
 
     cause: SaveCause
     signal: Word
-    pids: tuple[Count, ...]
+    pids: Counts
     seconds_after_cause: Seconds
 
 
@@ -176,7 +189,7 @@ class AttemptEnded(Body, frozen=True, kw_only=True):
     """
 
     reason: EndReason
-    exit_code: int | None = None
+    exit_code: ExitCode | None = None
     signal: Word | None = None
     last_step: Step | None = None
     saved_step: Step | None = None

@@ -50,7 +50,7 @@ def _fitted(value: Any, kind: Type) -> Any:
         known = {field.encode_name: field.type for field in kind.fields}
         return {name: _fitted(item, known[name]) for name, item in value.items()}
     if isinstance(kind, (types.VarTupleType, types.ListType)) and isinstance(value, (list, tuple)):
-        return [_fitted(item, kind.item_type) for item in value]
+        return [_fitted(item, kind.item_type) for item in value[: kind.max_length]]
     if isinstance(kind, types.StrType) and kind.max_length is not None and isinstance(value, str):
         return cut(value, kind.max_length)
     if isinstance(kind, (types.IntType, types.FloatType)) and isinstance(value, (int, float)):

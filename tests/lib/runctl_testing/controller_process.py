@@ -86,12 +86,13 @@ class ControllerProcess:
 
 
 class House:
-    """A controller, its state folder, and a client of it. `intervals`: seconds, as ControllerConfig names
-    them, where they are not to be short."""
+    """A controller, its state folder, and a client of it. `settings`: as ControllerConfig names them, where
+    intervals are not to be short, or more is to be said."""
 
-    def __init__(self, state: Path, bus: str, **intervals: float) -> None:
+    def __init__(self, state: Path, bus: str, **settings: float | str) -> None:
         self.state, self.bus = state, bus
-        self._intervals = {"heartbeat": 0.5, "lease": 60.0, "notice_poll": 0.2} | intervals
+        short: dict[str, float | str] = {"heartbeat": 0.5, "lease": 60.0, "notice_poll": 0.2}
+        self._settings = short | settings
         self.ways = Ways()
         self.env: dict[str, str] = {}
         """What its processes find in their environment besides."""
@@ -119,7 +120,7 @@ class House:
 
     def _spawn(self, log: str, *how: str) -> ControllerProcess:
         self.state.mkdir(parents=True, exist_ok=True)
-        config = str(self.state), self.bus, json.dumps(self._intervals), json.dumps(self.ways)
+        config = str(self.state), self.bus, json.dumps(self._settings), json.dumps(self.ways)
         return ControllerProcess(self.state / log, *config, *how, env=self.env)
 
     @property
@@ -225,21 +226,24 @@ class House:
 
 
 def main() -> None:
+    from runctl_controller.access.port import Agents
     from runctl_controller.providers.local import provider
     from runctl_controller.service import main as service
     from runctl_controller.service.config import ControllerConfig
     from runctl_shared.errors import RunctlError
 
-    state, bus, intervals, of_ways, *how = sys.argv[1:]
+    state, bus, settings, of_ways, *how = sys.argv[1:]
     ways = Ways(*json.loads(of_ways))
+    fields = json.loads(settings)
+    for name, kind in (("agents", Agents), ("token_key", Path)):
+        if name in fields:
+            fields[name] = kind(fields[name])
     provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)
     if DOOM in os.environ:
         defaults = provider.LocalProvider.__init__.__kwdefaults__ or {}
         defaults["agent_command"] = (sys.executable, "-P", "-m", DOOMED)
     service.connect = partial(_connect, ways.controller)  # type: ignore[attr-defined]  # it is imported there
-    config = ControllerConfig(
-        state_dir=Path(state), bus=bus, standby="standby" in how, **json.loads(intervals)
-    )
+    config = ControllerConfig(state_dir=Path(state), bus=bus, standby="standby" in how, **fields)
 
     def say(word: str) -> None:
         print(word, flush=True)

@@ -6,6 +6,7 @@ import os
 import threading
 from pathlib import Path
 
+from runctl_controller.access.port import Access
 from runctl_controller.client.client import Client
 from runctl_controller.core.inputs import World
 from runctl_controller.core.model import Record
@@ -33,18 +34,18 @@ RUN = "run-abcd1234"
 
 
 class Office:
-    """Started on construction; `close` ends everything."""
+    """Started on construction; `close` ends everything. Over the embedded bus, or that at the URL `bus`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bus: str = "", access: Access | None = None) -> None:
         self.folder = folder
         self.clock = SystemClock()
         self.store = MemoryStore()
         self.store.take_over()
         self.provider = FakeProvider(self.clock, name="local", offers=[OFFER])
-        self.buses = Buses(f"sqlite://{folder / 'bus.db'}")
+        self.buses = Buses(bus or f"sqlite://{folder / 'bus.db'}")
         self.bus = self.buses.controller()
         world = World(installation="inst-test", bus=self.buses.url, offers=tuple(self.provider.offers()))
-        executor = Executor(self.bus, {"local": self.provider}, self.clock, "inst-test")
+        executor = Executor(self.bus, {"local": self.provider}, self.clock, "inst-test", access)
         self.loop = Loop(
             Engine(self.store, world), self.store, self.bus, self.clock, Hearing(10.0), executor.carry_out
         )

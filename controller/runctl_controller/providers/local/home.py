@@ -1,6 +1,6 @@
 """The folder of one local machine and the files in it.
 
-    order.json   the plan: what to launch (600; holds the bus URL); gone when the machine has ended
+    order.json   the plan: what to launch (600); gone when the machine has ended
     state.json   what the machine is now; stays for ever, so that a token is the same machine for ever
     host.lock    held by the host process for as long as it lives: free means dead, whatever became of its pid
     wanted.json  what the controller wants of the machine; level-triggered, read whenever `bell` rings
@@ -45,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     agent_command: tuple[str, ...]
     save_margin: float
     secrets_file: str
+    login_file: str = ""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

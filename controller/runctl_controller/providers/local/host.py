@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from runctl_controller.access.files import read_login
 from runctl_controller.providers.local.home import Home, Plan, Record, read_secrets, replace_file
 from runctl_controller.providers.local.imds import Metadata, MetadataServer
 from runctl_controller.providers.local.scratch import short_name
@@ -102,10 +103,13 @@ class Host:
         self._tmp = short_name(disk / "tmp", self._home.short_tmp_note)
         try:
             values = read_secrets(Path(self._plan.secrets_file), self._order.secrets)
+            login = read_login(Path(self._plan.login_file)) if self._order.login else None
         except ValueError as error:
             self._give_up_boot(str(error))
             return
         replace_file(disk / "secrets.json", msgspec.json.encode(values))
+        if login is not None:
+            replace_file(disk / "login.json", msgspec.json.encode(login))
         replace_file(disk / "boot.json", self._order.boot)
 
     def _give_up_boot(self, why: str) -> None:

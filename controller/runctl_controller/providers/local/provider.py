@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from runctl_controller.access.files import login_file, read_login
 from runctl_controller.providers.local.drills import announced, withdrawn
 from runctl_controller.providers.local.home import (
     Home,
@@ -38,6 +39,7 @@ from runctl_controller.providers.port import (
     Sighting,
     Throttled,
 )
+from runctl_controller.settings.places import is_setting
 from runctl_shared.clock import Clock
 from runctl_shared.ids import is_id
 from runctl_shared.messages.events import NoticeKind
@@ -65,7 +67,8 @@ _PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EINTR,
 
 
 class LocalProvider:
-    """Keeps its machines under `root`; the secrets of a run are in `root`'s sibling folder `secrets`.
+    """Keeps its machines under `root`; the secrets of a run are in `root`'s sibling folder `secrets`, agents'
+    logins in its sibling folder `access`.
 
     `save_margin` is how many seconds beyond its hard end a machine is left for the agent's own saving.
     """
@@ -169,9 +172,12 @@ class LocalProvider:
             agent_command=self._agent_command,
             save_margin=self._save_margin,
             secrets_file=str(self._secrets_file(order)),
+            login_file=str(login_file(self._root.parent, order.machine)),
         )
         try:
             read_secrets(Path(plan.secrets_file), order.secrets)
+            if order.login:
+                read_login(Path(plan.login_file))
         except ValueError as error:
             raise Refused(str(error), "Give them again with --secret.") from None
         record = Record(
@@ -204,6 +210,8 @@ class LocalProvider:
                     stderr=output,
                     start_new_session=True,
                     pass_fds=(lock,),
+                    # Ours may hold the controller's own logins.
+                    env={name: value for name, value in os.environ.items() if not is_setting(name)},
                 )
         finally:
             os.close(lock)

@@ -128,14 +128,14 @@ class Consumer:
         if self._closed:
             return  # it goes back with the channel
         if len(body) > MAX_BODY:
-            log.warning("bus.too_large stream=%s key=%s", self._source.stream.value, method.routing_key)
+            log.warning("bus.too_large stream=%s key=%r", self._source.stream.value, method.routing_key)
             channel.basic_reject(method.delivery_tag, requeue=False)
             return
         delivery = AmqpDelivery(self._outlet, self._source.stream, channel, method, properties, body)
         try:
             self._handler(delivery)
         except Exception:
-            log.exception("bus.handler_broke stream=%s id=%s", self._source.stream.value, delivery.message_id)
+            log.exception("bus.handler_broke stream=%s id=%r", self._source.stream.value, delivery.message_id)
             delivery.requeue()
 
     def _cancelled(self, channel: Channel) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 
 from runctl_shared.bus.amqp.delivery import AmqpDelivery
-from runctl_shared.bus.amqp.names import Names, Route
+from runctl_shared.bus.amqp.names import Names, Route, text
 from runctl_shared.bus.port import DeadLetter, Stream
 
 if TYPE_CHECKING:
@@ -33,16 +33,25 @@ def copy_of(delivery: AmqpDelivery, reason: str, names: Names) -> tuple[Route, p
 
 def read(properties: pika.BasicProperties, body: bytes, names: Names) -> DeadLetter | None:
     """The dead letter, or None for what only grew old: of that, commands alone are kept."""
-    headers: dict[str, Any] = properties.headers or {}
+    headers: dict[Any, Any] = properties.headers or {}
+    death = _death(headers.get("x-death"))
     # The broker's own mark first: a sender can have written ours into its message, but not over the broker's.
-    if "x-death" in headers:
-        death = headers["x-death"][0]
-        source, reason = names.stream_of(str(death["queue"])), str(death["reason"]).replace("_", "-")
+    if death is not None:
+        source, reason = (
+            names.stream_of(text(death.get("queue"))),
+            text(death.get("reason")).replace("_", "-"),
+        )
         if reason == "expired" and source != Stream.COMMANDS.value:
             return None
     else:
-        source, reason = str(headers.get(SOURCE, "")), str(headers.get(REASON, ""))
-    return DeadLetter(body=body, source=source, reason=reason, message_id=properties.message_id or "")
+        source, reason = text(headers.get(SOURCE)), text(headers.get(REASON))
+    return DeadLetter(body=body, source=source, reason=reason, message_id=text(properties.message_id))
+
+
+def _death(header: object) -> dict[Any, Any] | None:
+    """The newest entry of the broker's mark. One that a sender made up may hold anything."""
+    first = header[0] if isinstance(header, list) and header else None
+    return first if isinstance(first, dict) else None
 
 
 class Look:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
-from runctl_shared.bus.amqp.names import plain_word, spoken
+from runctl_shared.bus.amqp.names import plain_word, spoken, text
 from runctl_shared.bus.port import MAX_BODY, BusRefused, Stream
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ class AmqpDelivery:
         self.stream = stream
         self.body = body
         self.sender, topic = spoken(stream, method.routing_key)
-        self.topic = topic if topic is not None else plain_word(properties.type or "")
+        self.topic = topic if topic is not None else plain_word(properties.type)
 
     @property
     def message_id(self) -> str:
-        return self._properties.message_id or ""
+        return text(self._properties.message_id)
 
     @property
     def redelivered(self) -> bool:
@@ -96,8 +96,9 @@ class AmqpDelivery:
         if len(body) > MAX_BODY:
             raise ValueError(f"a reply of {len(body)} bytes is larger than {MAX_BODY}")
         # Nowhere else: a client could name another's queue, and we may write to all of them.
-        if (self._properties.reply_to or "").startswith(REPLY_TO + "."):
-            self._outlet.send_reply(self._properties.reply_to, self._properties.correlation_id or "", body)
+        reply_to = text(self._properties.reply_to)
+        if reply_to.startswith(REPLY_TO + "."):
+            self._outlet.send_reply(reply_to, text(self._properties.correlation_id), body)
 
     def _first(self) -> bool:
         with _settling:
@@ -111,7 +112,7 @@ class AmqpDelivery:
             self._outlet.post(self._ack)
         elif isinstance(error, BusRefused):
             # A confined agent may not write there. The broker can: it puts it aside without our words.
-            log.warning("bus.dead_letter_without_reason id=%s", self.message_id)
+            log.warning("bus.dead_letter_without_reason id=%r", self.message_id)
             self._outlet.post(lambda: self._reject(requeue=False))
         else:
             self._outlet.post(lambda: self._reject(requeue=True))

@@ -69,16 +69,21 @@ class Names(msgspec.Struct, frozen=True):
         return queue.removeprefix(self.prefix + ".").partition(".")[0]
 
 
-def spoken(stream: Stream, key: str) -> tuple[str, str | None]:
+def spoken(stream: Stream, key: object) -> tuple[str, str | None]:
     """Who sent a message, and its topic where the key tells it. The broker lets an agent use its own keys
     only, so this much is proven; nothing in the message is."""
-    match = _SPOKEN.fullmatch(key) if stream in (Stream.EVENTS, Stream.HEARTBEATS) else None
+    match = _SPOKEN.fullmatch(text(key)) if stream in (Stream.EVENTS, Stream.HEARTBEATS) else None
     return (match.group(1), match.group(2)) if match else ("", None)
 
 
-def plain_word(text: str) -> str:
-    """`text` if it is one, else ''."""
-    return text if _WORD.fullmatch(text) else ""
+def text(value: object) -> str:
+    """`value` as pika brings it; '' for what is not text: pika brings bytes where a text is not Unicode."""
+    return value if isinstance(value, str) else ""
+
+
+def plain_word(value: object) -> str:
+    """`value` if it is one, else ''."""
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else ""
 
 
 def _word(text: str) -> str:

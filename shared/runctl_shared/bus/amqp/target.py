@@ -9,7 +9,10 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import pika
 
+from runctl_shared.bus.amqp import headers
 from runctl_shared.errors import UsageError
+
+headers.install()
 
 HEARTBEAT = 10
 BLOCKED_TIMEOUT = 60.0

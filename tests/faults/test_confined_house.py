@@ -1,0 +1,71 @@
+"""A whole house over a broker that confines its agents: a run must not notice, and nothing may stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runctl_controller.access.port import Agents
+from runctl_shared.messages.replies import Done
+from runctl_shared.messages.requests import InterruptRun
+from runctl_testing.aftermath import witnessed
+from runctl_testing.confined import CONFINED, Estate
+from runctl_testing.controller_process import House
+from runctl_testing.eventually import eventually
+
+PASSWORDS = (b"runctl-controller", b"runctl-client", b"guest")
+
+
+@pytest.fixture(params=CONFINED, ids=lambda way: way.value)
+def way(request: pytest.FixtureRequest) -> Agents:
+    return Agents(request.param)
+
+
+@pytest.fixture
+def housed(estate: Estate, way: Agents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    monkeypatch.setenv("RUNCTL_BUS_URL", estate.url)  # as a user's shell has it
+    made = estate.house(way, tmp_path / "state")
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_run_trains_is_interrupted_and_resumes(estate: Estate, housed: House, way: Agents) -> None:
+    """An agent without a right that it needs; a controller that starts again and locks its agents out; a
+    user, queue or login that outlives its machine; the controller's own password on a machine."""
+    with witnessed(housed) as witness:
+        run = housed.submit("--steps", "300", env=witness.env)
+        housed.wait_training(run, saved=10)
+        _no_password_of_ours(housed, run)
+        assert len(estate.users_of(run)) == (way is Agents.USER)
+        housed.kill()
+        housed.start()
+        witness.look(run)
+        housed.client.ask(InterruptRun(run=run, notice=4.0), Done)
+        first, second = housed.wait_final(run).attempts
+        assert (first.reason, second.reason) == ("interrupted", "succeeded")
+        assert first.saved_step == second.restored_step
+        witness.check(run)
+    eventually(lambda: not [queue for queue in estate.queues() if "agent-" in queue], what="no queue is left")
+    eventually(lambda: not estate.users_of(run), what="no user is left")
+    eventually(lambda: not list((housed.state / "access").iterdir()), what="no login is left")
+
+
+def _no_password_of_ours(house: House, run: str) -> None:
+    """Neither in a file of the machine, nor in the environment of a process of it, nor in the store."""
+    looked_through = [path for path in house.state.rglob("*") if path.is_file() and path.name != "login.json"]
+    found = [path for path in looked_through if "access" not in path.parts and _held(path.read_bytes())]
+    assert found == []
+    login = next((house.state / "machines").rglob("login.json"))
+    assert login.stat().st_mode & 0o777 == 0o600
+    assert not _held(login.read_bytes())
+    agent = house.agent(run)
+    for process in (agent, *agent.children(recursive=True), psutil.Process(agent.ppid())):
+        assert not _held(repr((process.environ(), process.cmdline())).encode())
+
+
+def _held(content: bytes) -> list[bytes]:
+    return [word for word in PASSWORDS if b":" + word in content or b'"' + word + b'"' in content]
