@@ -97,13 +97,25 @@ def test_it_is_taken_from_a_stopped_process_which_stays_without_it(lock: Path) -
     assert holder(lock) is None
 
 
-def test_who_waited_for_a_file_that_was_replaced_has_not_got_the_new_one(lock: Path) -> None:
+def test_who_waited_for_a_file_that_was_replaced_has_not_got_the_new_one(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two leaders by the seat: one that got the old file, one that put a new one in its place."""
     old, waiting, new = Seat(lock), Seat(lock), Seat(lock)
     assert old.take()
+    has_opened = threading.Event()
+    flock = fcntl.flock
+
+    def waits(file: int, how: int) -> None:
+        has_opened.set()
+        flock(file, how)
+
     got: list[bool] = []
     waiter = threading.Thread(target=lambda: got.append(waiting.wait()))
-    waiter.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", waits)
+        waiter.start()
+        assert has_opened.wait(30)
     new.replace()
     old.close()
     waiter.join(30)
