@@ -88,6 +88,21 @@ def test_interrupted_while_attached(runctl: CommandLine) -> None:
     assert steps_in(log) == steps
 
 
+def test_a_hint_as_a_drill(runctl: CommandLine) -> None:
+    """A drill of another kind that takes the machine away, or is told to nobody."""
+    words = runctl.train("--steps", "100000", "--step-time", "0.05", "--ignore-term")
+    assert runctl("run", "--detach", "--name", "hinted", *words).code == 0
+    runctl.until("hinted", "training")
+    assert runctl("interrupt", "hinted", "--kind", "maybe").code == 2
+    for more in ([], ["--withdraw"]):
+        assert runctl("interrupt", "hinted", "--kind", "maintenance", "--notice", "1h", *more).code == 0
+    runctl("interrupt", "hinted", "--kind", "rebalance")
+    eventually(lambda: "notice: rebalance (rebalance)" in runctl("show", "hinted").out, what="the hint")
+    detail = runctl.show("hinted")
+    assert [a["reason"] for a in detail["attempts"]] == [None]
+    assert runctl("cancel", "--yes", "hinted").code == 0
+
+
 def test_a_signal_without_a_terminal_saves_and_stops(runctl: CommandLine) -> None:
     run = runctl.start("run", "--name", "asked", *runctl.train("--steps", "100000", "--step-time", "0.05"))
     run.until("step=12")

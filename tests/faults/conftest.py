@@ -67,9 +67,10 @@ def ward_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 @pytest.fixture
-def ward(ward_house: House, tmp_path: Path) -> Ward:
+def ward(ward_house: House, tmp_path: Path) -> Iterator[Ward]:
     """For an odd training, and what its provider does to it."""
-    return Ward(ward_house, tmp_path)
+    with closing(Ward(ward_house, tmp_path)) as made:
+        yield made
 
 
 @pytest.fixture

@@ -34,11 +34,10 @@ def _frozen_agent(ward: Ward, run: str, attempt: int = 1) -> Iterator[psutil.Pro
 
 def _agent(ward: Ward, run: str, attempt: int) -> psutil.Process:
     """The agent, as soon as there is one."""
-
-    def found() -> list[psutil.Process]:
-        return [ward.house.agent(run, attempt)]
-
-    return eventually(found, 60, 0.005, f"the agent of attempt {attempt}")[0]
+    words = ("runctl_agent", "--machine")
+    return eventually(
+        lambda: ward.house.find(run, *words, attempt=attempt), 60, 0.005, f"the agent of attempt {attempt}"
+    )[0]
 
 
 def _trained(detail: RunDetail) -> list[tuple[int, str | None]]:

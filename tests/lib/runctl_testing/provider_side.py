@@ -32,6 +32,11 @@ class ProviderSide:
     def withdraw(self, run: str, attempt: int = 1, *, kind: NoticeKind = "interruption") -> None:
         self._provider.withdraw(self._order(run, attempt), kind)
 
+    def end(self, run: str, attempt: int = 1) -> None:
+        """End the machine, if it is not over already."""
+        if Home(self.folder(run, attempt)).plan() is not None:
+            self._provider.terminate(self._order(run, attempt))
+
     def _order(self, run: str, attempt: int) -> LaunchOrder:
         home = Home(self.folder(run, attempt))
         eventually(home.record, what=f"the machine of attempt {attempt}")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runctl_shared.messages.replies import AttemptView, RunDetail
+from runctl_shared.messages.replies import AttemptView, Done, RunDetail
+from runctl_shared.messages.requests import CancelRun
 from runctl_testing.aftermath import Line, Witness
 from runctl_testing.controller_process import House
 from runctl_testing.eventually import eventually
@@ -26,6 +27,7 @@ class Ward:
         self.witness = Witness(house, folder / "diary")
         self.provider = ProviderSide(house)
         self._enough = folder / "enough"
+        self._runs: list[str] = []
 
     @property
     def env(self) -> dict[str, str]:
@@ -34,7 +36,21 @@ class Ward:
     def start(self, *arguments: str, launcher: Sequence[str] = ODD, **changes: Any) -> str:
         """Submit the odd training, by `launcher`; its run's id. It trains until it is `enough`."""
         command = (*launcher, "--until", str(self._enough), *arguments)
-        return self.house.submit(command=command, workdir=str(self.folder), env=self.env, **changes)
+        run = self.house.submit(command=command, workdir=str(self.folder), env=self.env, **changes)
+        self._runs.append(run)
+        return run
+
+    def close(self) -> None:
+        """After a test that failed: end what is left, which the others of the house have no part in."""
+        if not self.witness.machines():
+            return
+        for run in self._runs:
+            for agent in self.house.find(run, "runctl_agent", "--machine"):
+                agent.resume()
+            self.house.client.ask(CancelRun(run=run, force=True), Done)
+            for machine in self.house.show(run).machines:
+                self.provider.end(run, machine.attempt)
+            self.house.wait_final(run)
 
     def until(self, kind: str, value: int = 0, attempt: int = 1) -> Line:
         """Until the diary says `kind`, of `value` at the least."""
