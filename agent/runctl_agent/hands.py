@@ -16,11 +16,15 @@ from runctl_agent.edges.outlet import Outlet
 from runctl_agent.edges.training import Training
 from runctl_agent.hardware.sentinel import Sentinel
 from runctl_agent.trainer.start import TrainerCannotStart
-from runctl_agent.watcher.model import Candidate
+from runctl_agent.watcher.model import Candidate, Unfinished
 from runctl_agent.watcher.watcher import Watcher
 from runctl_shared.clock import Clock
 
 log = logging.getLogger("runctl.agent")
+
+
+MOST_UNFINISHED = 20
+"""Incomplete checkpoints that are told by name."""
 
 
 class Hands:
@@ -93,13 +97,36 @@ class Hands:
     def _flush(self, effect: effects.Flush) -> None:
         state = self._state()
         killed = state.killed or state.exit_signal is not None
+        told: set[str] = set()
 
         def last() -> list[Candidate]:
             found = self._watcher.scan_now(writer_gone=True)
             # Of a training that was killed, only a sign of the format's own shows that a file is whole.
-            return [c for c in found if c.signed or not killed]
+            doubtful = [c for c in found if killed and not c.signed]
+            self._tell_unfinished(doubtful, told)
+            return [c for c in found if c not in doubtful]
 
         self._keeper.flush(last)
+
+    def _tell_unfinished(self, doubtful: list[Candidate], told: set[str]) -> None:
+        """Once each, what is not stored because it is not complete, or because nobody knows that it is."""
+        why = "the training was killed, and nothing in it shows that it is whole"
+        unfinished = [
+            Unfinished(c.root_name, why, sum(f.size for f in c.files), c.written_at) for c in doubtful
+        ] + self._watcher.unfinished()
+        for each in unfinished[:MOST_UNFINISHED]:
+            if each.root_name not in told:
+                told.add(each.root_name)
+                written_at = self._now - max(0.0, self._clock.now() - each.written_at)
+                self._tell(
+                    inputs.NeverComplete(
+                        at=self._now,
+                        root=each.root_name,
+                        reason=each.why,
+                        size=each.size,
+                        written_at=written_at,
+                    )
+                )
 
     def _write_end(self, effect: effects.WriteEnd) -> None:
         self._keeper.write_end(effect.record)

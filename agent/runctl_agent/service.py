@@ -19,6 +19,7 @@ from runctl_agent.edges.keeper import Keeper
 from runctl_agent.edges.logship import LogShipper
 from runctl_agent.edges.outlet import RETRY, Outlet
 from runctl_agent.edges.place import Place
+from runctl_agent.edges.rivals import Rivals
 from runctl_agent.edges.training import Training
 from runctl_agent.engine import Engine
 from runctl_agent.hands import Hands
@@ -63,7 +64,20 @@ class Service:
         )
         self._follower = Follower(place.output, self._send_output)
         self._training = Training(place, boot, clock, self._exited)
-        watcher = Watcher(place.checkpoints, lambda found: self._keeper.add(found), clock, memory=place.taken)
+        rivals = Rivals(
+            place.checkpoints,
+            clock,
+            lambda: self._training.pid,
+            lambda: self._engine.state.asked_at is not None,
+            self.tell,
+        )
+        watcher = Watcher(
+            place.checkpoints,
+            lambda found: self._keeper.add(found),
+            clock,
+            memory=place.taken,
+            on_busy=rivals.busy,
+        )
         self._keeper = Keeper(
             repository,
             place,

@@ -62,7 +62,7 @@ def test_a_run_over_a_detached_broker_which_keeps_its_url_over_a_restart(runctl:
         assert runctl("controller", "start").code == 0
         trained = runctl("run", *runctl.train("--steps", "5"))
         assert finished(5) in trained.out
-        assert runctl("controller", "stop").code == 0
+        eventually(lambda: runctl("controller", "stop").code == 0, PATIENCE, 1.0, "its machine to be gone")
     finally:
         del runctl.env["RUNCTL_BUS_URL"]
 

@@ -225,6 +225,26 @@ def _not_stored(turn: Turn, given: inputs.NotStored) -> None:
     turn.report(events.CheckpointFailed(root=given.root, reason=given.reason))
 
 
+def _never_complete(turn: Turn, given: inputs.NeverComplete) -> None:
+    state = turn.state
+    if state.phase is not Phase.FLUSHING:
+        return  # after the last word nothing is told
+    asked = state.asked_at is not None and given.written_at >= state.asked_at
+    turn.report(
+        events.CheckpointIncomplete(
+            root=given.root,
+            reason=given.reason,
+            size=given.size,
+            save_seconds=given.written_at - (state.asked_at or 0.0) if asked else None,
+        )
+    )
+
+
+def _rivals(turn: Turn, given: inputs.RivalsSeen) -> None:
+    if turn.state.phase in RUNNING | {Phase.FLUSHING}:
+        turn.report(events.SharedFileSeen(path=given.path, writers=given.writers))
+
+
 def _flushed(turn: Turn, given: inputs.Flushed) -> None:
     ending.flushed(turn)
 
@@ -337,6 +357,8 @@ _HANDLERS: dict[type[inputs.Input], Callable[[Turn, Any], None]] = {
     inputs.SignalSent: _signal_sent,
     inputs.Stored: _stored,
     inputs.NotStored: _not_stored,
+    inputs.NeverComplete: _never_complete,
+    inputs.RivalsSeen: _rivals,
     inputs.Flushed: _flushed,
     inputs.NoticeSeen: _notice,
     inputs.NoticeGone: _notice_gone,

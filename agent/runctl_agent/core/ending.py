@@ -210,12 +210,19 @@ def finish(turn: Turn, reason: EndReason, detail: str) -> None:
         lost_seconds=lost,
         lost_steps=steps,
         storing_seconds=0.0 if state.ended_at is None else max(0.0, turn.at - state.ended_at),
+        exit_seconds=_exit_seconds(state),
         detail=detail,
     )
     turn.change(Phase.ENDED, report=report, over_at=turn.at)
     turn.report(report)
     turn.do(WriteEnd(record=report))
     turn.do(Drain())
+
+
+def _exit_seconds(state: State) -> float | None:
+    if state.ended_at is None or state.asked_at is None:
+        return None
+    return max(0.0, state.ended_at - state.asked_at)
 
 
 def _reached(state: State) -> int | None:

@@ -152,6 +152,22 @@ class NotStored(Input, frozen=True, kw_only=True):
     reason: str
 
 
+class NeverComplete(Input, frozen=True, kw_only=True):
+    """The training has ended, and this was not complete. `written_at`: of its newest file, on this clock."""
+
+    root: str
+    reason: str
+    size: int
+    written_at: float
+
+
+class RivalsSeen(Input, frozen=True, kw_only=True):
+    """Several processes of the training, `writers` in words, had one file open for writing at once."""
+
+    path: str
+    writers: tuple[str, ...]
+
+
 class Flushed(Input, frozen=True, kw_only=True):
     """Everything complete on the disk is committed, or is known not to be going to be."""
 

@@ -12,7 +12,7 @@ from runctl_agent.formats.base import Entry, Format, Verdict, incomplete
 from runctl_agent.watcher import lease
 from runctl_agent.watcher.completeness import Completeness, Seen
 from runctl_agent.watcher.lease import Lease
-from runctl_agent.watcher.model import Candidate, version_of
+from runctl_agent.watcher.model import Busy, Candidate, Unfinished, version_of
 from runctl_agent.watcher.scan import Scan, look_at
 from runctl_agent.watcher.taken import Taken
 
@@ -37,6 +37,10 @@ class Inspector:
         self._complete: dict[str, Candidate] = {}
         self._errors: dict[str, str] = {}
         self._unreadable: dict[str, str] = {}
+        self.busy: list[Busy] = []
+        """What somebody was writing to at the last look."""
+        self.torn = False
+        """Whether anything was ever found not to be whole although nobody was writing to it."""
         self.leases = True
         """Whether leases mean anything where the directory lies."""
         self.next_look: float | None = None
@@ -47,6 +51,7 @@ class Inspector:
         self._unreadable = dict(scanned.unreadable)
         self._errors = {}
         self._complete = {}
+        self.busy = []
         found = (self._find(entry) for entry in scanned.entries.values())
         self._found = {each.entry.name: each for each in found if each is not None}
         seen = {name: each.seen for name, each in self._found.items()}
@@ -82,6 +87,16 @@ class Inspector:
         """By name, why each candidate that was not handed over is not complete (yet)."""
         return self._completeness.waiting() | self._unreadable
 
+    def unfinished(self) -> list[Unfinished]:
+        """Of those that wait, the ones that hold anything."""
+        found = []
+        for name, why in self._completeness.waiting().items():
+            files = self._found[name].entry.files if name in self._found else ()
+            size = sum(file.size for file in files)
+            if size:
+                found.append(Unfinished(name, why, size, max(file.mtime_ns for file in files) / 1e9))
+        return found
+
     def _find(self, entry: Entry) -> _Found | None:
         before = self._found.get(entry.name)
         if before is not None and before.entry == entry:
@@ -103,10 +118,13 @@ class Inspector:
             return Lease.UNKNOWN
         entry = self._found[name].entry
         try:
-            return lease.ask(entry.path_of(file) for file in entry.files)
+            answer = lease.ask(entry.path_of(file) for file in entry.files)
         except OSError as error:
             self._errors[name] = error.strerror or str(error)
             return Lease.UNKNOWN
+        if answer is Lease.BUSY:
+            self.busy.append(Busy(name, tuple(file.path for file in entry.files)))
+        return answer
 
     def _check(self, name: str) -> Verdict:
         found = self._found[name]
@@ -114,6 +132,7 @@ class Inspector:
             if name in self._errors:
                 return incomplete(self._errors[name])
             verdict = found.format.check(found.entry)
+            self.torn = self.torn or not verdict.complete
             if verdict.complete:
                 self._complete[name] = _candidate(found)
                 if look_at(self._root, name) != found.entry:

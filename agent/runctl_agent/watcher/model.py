@@ -31,6 +31,22 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     written_at: float
 
 
+class Busy(msgspec.Struct, frozen=True):
+    """A candidate that somebody writes to. `files` as in Candidate, only their paths."""
+
+    root_name: str
+    files: tuple[str, ...]
+
+
+class Unfinished(msgspec.Struct, frozen=True):
+    """A candidate that was never complete, and why. `written_at` as in Candidate."""
+
+    root_name: str
+    why: str
+    size: int
+    written_at: float
+
+
 class Stamped(Protocol):
     """What counts of a file: a FileStamp has it, and so has a manifest's entry."""
 

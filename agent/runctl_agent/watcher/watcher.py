@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runctl_agent.watcher import mounts
 from runctl_agent.watcher.inspector import Inspector
-from runctl_agent.watcher.model import Candidate
+from runctl_agent.watcher.model import Busy, Candidate, Unfinished
 from runctl_agent.watcher.scan import scan
 from runctl_agent.watcher.taken import Taken
 from runctl_agent.watcher.wakeup import Wakeup
@@ -44,7 +44,8 @@ class Watcher:
     `on_complete` is called from the watcher's thread with each version of each checkpoint, once; it should
     only put it somewhere. `quiet`: seconds without a change after which a checkpoint whose format has no sign
     of its own counts as complete. `memory`: a file in which committed versions are kept, so that after a
-    restart of the agent they are not handed over again; None to keep them in memory only.
+    restart of the agent they are not handed over again; None to keep them in memory only. `on_busy` is called
+    from the same thread with what somebody was writing to at a look, and whether anything was ever torn.
 
     Every method may be called from any thread.
     """
@@ -57,10 +58,12 @@ class Watcher:
         *,
         quiet: float = 2.0,
         memory: Path | None = None,
+        on_busy: Callable[[Sequence[Busy], bool], None] | None = None,
     ) -> None:
         self._root = root
         self._on_complete = on_complete
         self._clock = clock
+        self._on_busy = on_busy
 
         # Held from a look until what it found is handed over: whoever asks for a look must not be told
         # "nothing" while another one's finding is still on its way.
@@ -119,6 +122,11 @@ class Watcher:
         with self._lock:
             return self._inspector.waiting()
 
+    def unfinished(self) -> list[Unfinished]:
+        """What was not handed over because it is not complete, but holds something."""
+        with self._lock:
+            return self._inspector.unfinished()
+
     def _note(self, what: str, do: Callable[[], None]) -> None:
         try:
             with self._lock:
@@ -151,6 +159,8 @@ class Watcher:
             with self._handing_over:
                 for candidate in self._look(woken=woken, writer_gone=False):
                     self._hand_over(candidate)
+            if self._on_busy is not None and self._inspector.busy:
+                self._on_busy(self._inspector.busy, self._inspector.torn)
             return self._delay()
         except Exception:
             # A mistake of ours about one candidate must not end the watch over all the others.

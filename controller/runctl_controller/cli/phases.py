@@ -13,7 +13,7 @@ _AS_IT_IS = frozenset(
     {
         "attempt", "damaged", "not_resumed", "stop", "cancel", "resume", "drill", "drill_failed", "notice",
         "ended", "unheard", "heard", "fenced", "provider", "store", "checkpoint_failed", "not_supported",
-        "gpu_fault", "stalled", "moves",
+        "gpu_fault", "stalled", "moves", "incomplete", "shared_file",
     }
 )  # fmt: skip
 _TOO_MUCH = (" may train", " is asked to end")

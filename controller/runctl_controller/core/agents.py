@@ -146,6 +146,30 @@ def checkpoint_failed(turn: Turn, attempt: Attempt, body: events.CheckpointFaile
     turn.tell("checkpoint_failed", f"{body.root}: {body.reason}", attempt=attempt.number, actor="agent")
 
 
+def incomplete(turn: Turn, attempt: Attempt, body: events.CheckpointIncomplete) -> None:
+    turn.tell(
+        "incomplete",
+        f"{body.root} was never complete, and is not stored: {body.reason}",
+        attempt=attempt.number,
+        actor="agent",
+        root=body.root,
+        reason=body.reason,
+        size=body.size,
+        save_seconds=body.save_seconds,
+    )
+
+
+def shared_file(turn: Turn, attempt: Attempt, body: events.SharedFileSeen) -> None:
+    turn.tell(
+        "shared_file",
+        f"several processes write {body.path} at once: {', '.join(body.writers)}",
+        attempt=attempt.number,
+        actor="agent",
+        path=body.path,
+        writers=list(body.writers),
+    )
+
+
 def noticed(turn: Turn, attempt: Attempt, body: events.NoticeReceived) -> None:
     """At an interruption notice a replacement is launched at once; it trains once this attempt has ended."""
     when = "" if body.deadline is None else f", in {body.deadline:.0f} s"
@@ -242,6 +266,8 @@ _HANDLERS: dict[type[Body], Callable[[Turn, Attempt, Any], None]] = {
     events.SaveAsked: save_asked,
     events.CheckpointCommitted: committed,
     events.CheckpointFailed: checkpoint_failed,
+    events.CheckpointIncomplete: incomplete,
+    events.SharedFileSeen: shared_file,
     events.NoticeReceived: noticed,
     events.NoticeWithdrawn: withdrawn,
     events.GpuFaultSeen: gpu_fault,

@@ -174,6 +174,7 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
         exit_code=report.exit_code,
         lost_seconds=lost,
         lost_steps=report.lost_steps,
+        exit_seconds=report.exit_seconds,
     )
     release_machine(turn, attempt)
     _after(turn, attempt)

@@ -119,7 +119,8 @@ def interrupt(turn: Turn, body: InterruptRun, actor: str) -> Done:
         )
     )
     what = _announced(body)
-    turn.tell("drill", f"a drill: the machine {what}", attempt=attempt.number, actor=actor)
+    text = f"a drill: the machine {what}"
+    turn.tell("drill", text, attempt=attempt.number, actor=actor, notice=body.notice)
     return Done(run=turn.record.run.id, note=f"the machine of {name} {what}")
 
 

@@ -157,5 +157,5 @@ def _all_gone(detail: RunDetail) -> bool | None:
 
 _WORTH_SAYING = {
     "training", "drill", "notice", "save", "checkpoint", "restored", "first_step", "not_resumed", "ended",
-    "damaged", "checkpoint_failed", "drill_failed", "machine",
+    "damaged", "checkpoint_failed", "drill_failed", "machine", "incomplete", "shared_file",
 }  # fmt: skip

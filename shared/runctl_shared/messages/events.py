@@ -120,6 +120,27 @@ class CheckpointFailed(Body, frozen=True, kw_only=True):
     reason: Sentence
 
 
+class CheckpointIncomplete(Body, frozen=True, kw_only=True):
+    """What lay in the checkpoint folder when the training had ended, was never complete, and is not stored.
+
+    `save_seconds`: from the request to save to its last write (None when it was written before, or none was
+    asked for).
+    """
+
+    root: Path
+    reason: Sentence
+    size: Bytes
+    save_seconds: Seconds | None = None
+
+
+class SharedFileSeen(Body, frozen=True, kw_only=True):
+    """Several processes of the training had one file of a checkpoint open for writing at the same time.
+    `writers`: they, in words. Looked for at a save that was asked for, and after one that was not whole."""
+
+    path: Path
+    writers: tuple[Sentence, ...]
+
+
 class NoticeReceived(Body, frozen=True, kw_only=True):
     """Word that the machine will be taken. `deadline`: seconds from now (None: no time was named).
 
@@ -183,7 +204,8 @@ class CommandNotSupported(Body, frozen=True, kw_only=True):
 class AttemptEnded(Body, frozen=True, kw_only=True):
     """The training is not running and will not run again in this attempt; everything that could be stored is.
 
-    `exit_code` or `signal` are the training's own. `lost_seconds` and `lost_steps`: work since the newest
+    `exit_code` or `signal` are the training's own; `exit_seconds`: from the request to save to the training's
+    end (None: none was made). `lost_seconds` and `lost_steps`: work since the newest
     verified checkpoint. `storing_seconds`: from the training's end to this, spent on storing what it left.
     `detail` says in a sentence what happened.
     """
@@ -196,6 +218,7 @@ class AttemptEnded(Body, frozen=True, kw_only=True):
     lost_seconds: Seconds = 0.0
     lost_steps: Count | None = None
     storing_seconds: Seconds = 0.0
+    exit_seconds: Seconds | None = None
     detail: Sentence = ""
 
 
@@ -254,7 +277,7 @@ class OutputSeen(Body, frozen=True, kw_only=True):
 EVENTS: tuple[type[Body], ...] = (
     Registered, Staged, Claimed, CheckpointRestored, TrainingStarted, FirstStepSeen, SaveAsked,
     CheckpointCommitted, CheckpointFailed, NoticeReceived, NoticeWithdrawn, CommandNotSupported, AttemptEnded,
-    GpuFaultSeen, TrainingStalled, StallEnded,
+    GpuFaultSeen, TrainingStalled, StallEnded, CheckpointIncomplete, SharedFileSeen,
 )  # fmt: skip
 UNNUMBERED: tuple[type[Body], ...] = (Heartbeat, OutputSeen)
 """Sent beside the numbered events (sequence 0): may be lost."""
