@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -231,6 +233,27 @@ def test_a_notice_while_storing_makes_it_end_in_time() -> None:
     assert due(agent.state) == 89.0
     agent.give(inputs.Tick(at=89.0))
     assert agent.end.reason == "succeeded"
+
+
+def test_of_a_short_notice_some_is_left_to_store_what_a_killed_training_left() -> None:
+    """Would end the attempt in the moment of the kill: nothing that was saved would be stored, nor told."""
+    agent = training()
+    agent.give(notice(10.0, 4.0))
+    assert effects.Kill in kinds(agent.give(inputs.Tick(at=13.2)))
+    agent.give(exited(13.3, None, "SIGKILL"))
+    assert 13.5 < (due(agent.state) or 0.0) < 14.0
+    lost: dict[str, Any] = {"reason": "torn", "size": 9}
+    agent.give(inputs.NeverComplete(at=13.4, root="big.pt", written_at=13.1, **lost))
+    agent.give(inputs.NeverComplete(at=13.4, root="old.pt", written_at=9.0, **lost))
+    agent.give(inputs.Flushed(at=13.5))
+    assert agent.end.exit_seconds == pytest.approx(3.3)
+    told = [body for body in agent.reports if isinstance(body, events.CheckpointIncomplete)]
+    assert [(body.root, body.save_seconds) for body in told] == [
+        ("big.pt", pytest.approx(3.1)),
+        ("old.pt", None),
+    ]
+    agent.give(inputs.NeverComplete(at=13.6, root="late.pt", written_at=9.0, **lost))
+    assert isinstance(agent.reports[-1], events.AttemptEnded)
 
 
 def test_what_was_stored_last_is_on_record() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from runctl_controller.cli.output import to_json
 from runctl_controller.rehearsal import advice
-from runctl_controller.rehearsal.report import Finding, Verdict, judge, successor
+from runctl_controller.rehearsal.evidence import successor
+from runctl_controller.rehearsal.report import Finding, Verdict, judge
 from runctl_controller.rehearsal.show import show
 from runctl_shared.messages.replies import AttemptView, RunDetail, RunView, StoryView
 from runctl_shared.spec import RunSpec
@@ -207,6 +208,8 @@ class TestShown:
             "signal delivered after": "1.0s",
             "save took": "1.5s",
             "upload took": "500 ms",
+            "ended after the signal": "-",
+            "notice needed": "3.0s",
             "bytes": "2.0 kB",
             "step saved": "118",
             "step restored": "118",

@@ -143,10 +143,12 @@ def exited(
 
 
 def flush_in_time(turn: Turn) -> None:
-    """Storing may take until the machine is taken, less a little for the last word."""
+    """Storing may take until the machine is taken, less a little for the last word: of a short notice no more
+    than a share of what the kill has left."""
     until, deadline = turn.state.flush_until, turn.state.deadline_at
     if turn.state.phase is Phase.FLUSHING and until is not None and deadline is not None:
-        turn.change(flush_until=max(turn.at, min(until, deadline - turn.rules.kill_margin / 3)))
+        kept = min(turn.rules.kill_margin, max(0.0, deadline - turn.at)) / 3
+        turn.change(flush_until=max(turn.at, min(until, deadline - kept)))
 
 
 def flushed(turn: Turn) -> None:

@@ -18,11 +18,21 @@ if TYPE_CHECKING:
 @click.option("--after", metavar="TIME", help="Train for so long before it.  [20s]")
 @click.option("--at-step", type=click.IntRange(1), metavar="N", help="Or: train for so many steps before it.")
 @click.option("--times", type=click.IntRange(1, 100), default=1, metavar="N", help="How often.  [1]")
+@click.option(
+    "--mtbf", default="24h", metavar="TIME", help="Time between interruptions, for the advice.  [24h]"
+)
 @click.option("--finish", is_flag=True, help="Let the training go on to its end afterwards.")
 @json_option
 @run_options
 def rehearse(
-    notice: str, after: str | None, at_step: int | None, times: int, finish: bool, as_json: bool, **said: Any
+    notice: str,
+    after: str | None,
+    at_step: int | None,
+    times: int,
+    mtbf: str,
+    finish: bool,
+    as_json: bool,
+    **said: Any,
 ) -> int:
     """Start a training, interrupt it as a provider would, and judge what came of it.
 
@@ -37,6 +47,8 @@ def rehearse(
     from runctl_shared.errors import UsageError
     from runctl_shared.units import parse_duration
 
+    if parse_duration(mtbf) <= 0:
+        raise UsageError("--mtbf is not positive.", "Give a duration such as 6h.")
     if after is not None and at_step is not None:
         raise UsageError("--after and --at-step exclude each other.", "Give one of them.")
     plan = Plan(
@@ -45,6 +57,7 @@ def rehearse(
         at_step=at_step,
         times=times,
         finish=finish,
+        mtbf=parse_duration(mtbf),
     )
     report = _drill(Asked(**said), plan)
     emit(report, as_json, lambda: show(report))

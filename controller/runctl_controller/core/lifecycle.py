@@ -175,6 +175,7 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
         lost_seconds=lost,
         lost_steps=report.lost_steps,
         exit_seconds=report.exit_seconds,
+        storing_seconds=report.storing_seconds,
     )
     release_machine(turn, attempt)
     _after(turn, attempt)

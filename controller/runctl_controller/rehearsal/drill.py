@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from runctl_controller.client.client import Client
-from runctl_controller.rehearsal.report import Report, judge, successor
+from runctl_controller.rehearsal.evidence import successor
+from runctl_controller.rehearsal.report import DAY, Report, judge
 from runctl_shared.clock import Clock
 from runctl_shared.messages.codec import Message
 from runctl_shared.messages.replies import AttemptView, Done, ProgressSeen, RunChanged, RunDetail
@@ -26,13 +27,15 @@ STEP_PATIENCE = 120.0
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """`after`: seconds of training, or `at_step`: steps of the attempt, before each of `times` interruptions,
-    each with a notice of `notice` seconds. `finish`: let the training go on to its end afterwards."""
+    each with a notice of `notice` seconds. `finish`: let the training go on to its end afterwards. `mtbf`:
+    seconds between two interruptions in earnest."""
 
     notice: float = 120.0
     after: float = 20.0
     at_step: int | None = None
     times: int = 1
     finish: bool = False
+    mtbf: float = DAY
 
 
 class Drill:
@@ -58,7 +61,7 @@ class Drill:
                     self._until(lambda detail: None)
             finally:
                 self._clear_away()
-            return judge(self._show(), self._plan.times)
+            return judge(self._show(), self._plan.times, self._plan.mtbf)
         finally:
             subscription.close()
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
-from runctl_controller.rehearsal import advice
+from runctl_controller.rehearsal import advice, files, fits, interval, resumed
+from runctl_controller.rehearsal.evidence import Evidence, gather, number
+from runctl_controller.rehearsal.signalled import TIPS, Did, did, told
 from runctl_shared.messages.replies import AttemptView, RunDetail, StoryView
+
+DAY = 86400.0
 
 
 class Verdict(StrEnum):
@@ -23,7 +25,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     Durations are seconds. `notice_seen_after`: from the notice being served to the agent knowing it;
     `signal_after`: from the notice being served to the signal. `save_took`: from the signal to the last write
-    of the checkpoint. `seconds_lost`: work undone plus the time in which nothing trained.
+    of the checkpoint, `exit_took` to the training's end. `notice_needed`: from the notice being served to the
+    checkpoint being stored, as measured or reckoned. `seconds_lost`: work undone plus the time in which
+    nothing trained. `incomplete`: files that it left and that were never whole, with why.
     """
 
     attempt: int
@@ -34,12 +38,15 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     signal_after: float | None = None
     save_took: float | None = None
     upload_took: float | None = None
+    exit_took: float | None = None
+    notice_needed: float | None = None
     size: int | None = None
     step_saved: int | None = None
     step_restored: int | None = None
     first_step: int | None = None
     steps_lost: int | None = None
     seconds_lost: float | None = None
+    incomplete: tuple[str, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,12 +56,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     finished: bool
     exit_code: int | None = None
+    advice: tuple[str, ...] = ()
 
 
-def judge(detail: RunDetail, wanted: int) -> Report:
-    """The report on a run that was to be interrupted `wanted` times."""
+def judge(detail: RunDetail, wanted: int, mtbf: float = DAY) -> Report:
+    """The report on a run that was to be interrupted `wanted` times, and is interrupted every `mtbf` seconds
+    in earnest."""
     drilled = dict.fromkeys(item.attempt for item in detail.story if item.kind == "drill")
-    findings = [_finding(detail, attempt) for attempt in drilled]
+    evidence = {attempt: gather(detail, attempt) for attempt in drilled}
+    findings = [_finding(found, attempt) for attempt, found in evidence.items()]
     if len(findings) < wanted:
         findings.append(_never_happened(detail))
     order = [Verdict.PASS, Verdict.WARNING, Verdict.FAIL]
@@ -68,15 +78,8 @@ def judge(detail: RunDetail, wanted: int) -> Report:
         findings=tuple(findings),
         finished=finished,
         exit_code=run.exit_code,
+        advice=interval.tips(interval.measured(detail, list(evidence.values())), mtbf),
     )
-
-
-def successor(detail: RunDetail, number: int) -> AttemptView | None:
-    """Which attempt went on after `number`: the first later one that trained (others may have failed before),
-    or else the last."""
-    later = [a for a in detail.attempts if a.attempt > number]
-    trained = (a for a in later if a.started_at is not None)
-    return next(trained, later[-1] if later else None)
 
 
 def _never_happened(detail: RunDetail) -> Finding:
@@ -89,73 +92,76 @@ def _never_happened(detail: RunDetail) -> Finding:
     )
 
 
-def _finding(detail: RunDetail, number: int) -> Finding:
-    before = _attempt(detail, number)
-    after = successor(detail, number)
-    story = [item for item in detail.story if item.attempt == number]
-    drill, notice = _last(story, "drill"), _last(story, "notice")
-    asked = _last((s for s in story if s.data.get("cause") == "notice"), "save")
-    saved = _last((s for s in story if s.data.get("trigger") == "notice"), "checkpoint")
-    resumed = after.attempt if after is not None else None
-    first = _last((s for s in detail.story if s.attempt == resumed), "first_step", "not_resumed")
-    restored = after.restored_step if after is not None else None
-    seen = None if drill is None or notice is None else max(0.0, notice.at - drill.at)
-    signal_after = None
-    if seen is not None and asked is not None:
-        signal_after = seen + _number(asked.data, "seconds_after_cause")
-    verdict, why, tips = _verdict(before, after, saved, first)
+def _finding(found: Evidence, attempt: int) -> Finding:
+    before, after, saved = found.before, found.after, found.saved
+    verdict, why, tips = _verdict(found)
+    more = (*files.tips(found), *fits.tips(found))
+    wanted = fits.need(found)
     return Finding(
-        attempt=number,
+        attempt=attempt,
         verdict=verdict,
         why=why,
-        advice=tips,
-        notice_seen_after=seen,
-        signal_after=signal_after,
-        save_took=None if saved is None else _number(saved.data, "save_seconds"),
-        upload_took=None if saved is None else _number(saved.data, "upload_seconds"),
-        size=None if saved is None else int(_number(saved.data, "size")),
+        advice=tuple(dict.fromkeys((*tips, *more))),
+        notice_seen_after=found.seen_after,
+        signal_after=found.signal_after,
+        save_took=None if saved is None else number(saved, "save_seconds"),
+        upload_took=None if saved is None else number(saved, "upload_seconds"),
+        exit_took=found.exit_took,
+        notice_needed=None if wanted is None else wanted.total,
+        size=None if saved is None else int(number(saved, "size")),
         step_saved=before.saved_step if before is not None else None,
-        step_restored=restored,
+        step_restored=after.restored_step if after is not None else None,
         first_step=after.first_step if after is not None else None,
         steps_lost=_steps_lost(before, after),
-        seconds_lost=_seconds_lost(before, first),
+        seconds_lost=_seconds_lost(before, found.first),
+        incomplete=files.incomplete(found),
     )
 
 
-def _verdict(
-    before: AttemptView | None, after: AttemptView | None, saved: StoryView | None, first: StoryView | None
-) -> tuple[Verdict, str, tuple[str, ...]]:
+def _verdict(found: Evidence) -> tuple[Verdict, str, tuple[str, ...]]:
     """The worst that is true, and what to do about it."""
+    before, after = found.before, found.after
     if before is None or before.ended_at is None:
         return Verdict.FAIL, "the interruption did not happen", ()
     if after is None:
         return Verdict.FAIL, f"no new attempt was made ({before.reason})", ()
     if after.resumed_from is None and before.saved_step is None and before.resumed_from is None:
-        return Verdict.FAIL, "there was no checkpoint at all: everything was lost", (advice.SAVE_AT_ALL,)
+        more = () if did(found) is Did.UNKNOWN else TIPS[did(found)]
+        why = "there was no checkpoint at all: everything was lost"
+        return Verdict.FAIL, why, (advice.SAVE_AT_ALL, *more)
+    if resumed.not_understood(found):
+        why = f"the command did not understand its resume argument: {after.detail}"
+        return Verdict.FAIL, why, (resumed.argument_tip(found),)
     if after.first_step is None and after.reason in ("user_error", "out_of_memory"):
         return Verdict.FAIL, f"the training failed when it resumed: {after.detail}", (advice.LOADS,)
     if after.resumed_from is None:
         return Verdict.FAIL, f"nothing was restored ({after.detail or after.state})", ()
-    if first is None or after.first_step is None:
+    return _proof(found, after) or _quality(found, after)
+
+
+def _proof(found: Evidence, after: AttemptView) -> tuple[Verdict, str, tuple[str, ...]] | None:
+    """Why nothing proves that it resumed; None when it is proven."""
+    if found.first is None or after.first_step is None:
         return Verdict.FAIL, "no step was reported after the resume: nothing proves it", (advice.PRINT_STEPS,)
-    if first.kind == "not_resumed":
+    if found.first.kind == "not_resumed":
         why = f"it began again at step {after.first_step}, below the restored {after.restored_step}"
-        return Verdict.FAIL, why, (advice.RESUME_ARGUMENT,)
+        return Verdict.FAIL, why, (resumed.began_again_tip(found),)
     if after.restored_step is None:
-        return (
-            Verdict.FAIL,
-            "the checkpoint's step is not known: nothing proves the resume",
-            (advice.PRINT_STEPS,),
-        )
-    if before.signal == "SIGKILL":
-        why = "it went on when it was asked to save, and was killed; the newest checkpoint resumed"
-        return Verdict.WARNING, why, (advice.SAVE_ON_SIGNAL,)
-    if saved is None:
-        why = "it did not save when it was asked to; the newest periodic checkpoint resumed"
-        return Verdict.WARNING, why, (advice.SAVE_ON_SIGNAL,)
-    if saved.data.get("manifest") != after.resumed_from:
+        why = "the checkpoint's step is not known: nothing proves the resume"
+        return Verdict.FAIL, why, (advice.PRINT_STEPS,)
+    return None
+
+
+def _quality(found: Evidence, after: AttemptView) -> tuple[Verdict, str, tuple[str, ...]]:
+    """It resumed: what did it lose?"""
+    what = did(found)
+    if found.saved is None:
+        return Verdict.WARNING, f"{told(found)}; the newest periodic checkpoint resumed", TIPS[what]
+    if found.saved.data.get("manifest") != after.resumed_from:
         why = f"it saved in time, but an older checkpoint was restored (step {after.restored_step})"
-        return Verdict.WARNING, why, ()
+        return Verdict.WARNING, why, TIPS[what]
+    if what is Did.WENT_ON:
+        return Verdict.WARNING, told(found), TIPS[what]
     return Verdict.PASS, "it saved in time and resumed where it was", ()
 
 
@@ -172,17 +178,3 @@ def _seconds_lost(before: AttemptView | None, first: StoryView | None) -> float 
     if before is None or before.ended_at is None or first is None:
         return None
     return max(0.0, first.at - before.ended_at) + (before.lost_seconds or 0.0)
-
-
-def _attempt(detail: RunDetail, number: int) -> AttemptView | None:
-    return next((a for a in detail.attempts if a.attempt == number), None)
-
-
-def _last(story: Iterable[StoryView], *kinds: str) -> StoryView | None:
-    found: Sequence[StoryView] = [item for item in story if item.kind in kinds]
-    return found[-1] if found else None
-
-
-def _number(data: dict[str, Any], key: str) -> float:
-    value = data.get(key)
-    return float(value) if isinstance(value, (int, float)) else 0.0

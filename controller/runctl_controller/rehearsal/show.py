@@ -15,8 +15,9 @@ def show(report: Report) -> None:
     print(f"\nverdict: {report.verdict.value}")
     for finding in report.findings:
         print(f"  attempt {finding.attempt}: {clean(finding.why)}")
-    for tip in dict.fromkeys(tip for finding in report.findings for tip in finding.advice):
-        print(f"  advice: {tip}")
+    tips = [tip for finding in report.findings for tip in finding.advice]
+    for tip in dict.fromkeys((*tips, *report.advice)):
+        print(f"  advice: {clean(tip)}")
 
 
 def _seconds(value: float | None) -> str:
@@ -38,7 +39,9 @@ _ROWS = (
     ("signal delivered after", lambda f: _seconds(f.signal_after)),
     ("save took", lambda f: _seconds(f.save_took)),
     ("upload took", lambda f: _seconds(f.upload_took)),
+    ("ended after the signal", lambda f: _seconds(f.exit_took)),
     ("bytes", _size),
+    ("notice needed", lambda f: _seconds(f.notice_needed)),
     ("step saved", lambda f: _whole(f.step_saved)),
     ("step restored", lambda f: _whole(f.step_restored)),
     ("first step after resume", lambda f: _whole(f.first_step)),
