@@ -147,6 +147,7 @@ class Estate:
             self.vhost,
             pika.PlainCredentials(login.user, login.password),
             blocked_connection_timeout=PATIENCE,
+            heartbeat=0,  # nobody serves it while the test does something else
         )
         connection = pika.BlockingConnection(parameters)
         self._stack.callback(lambda: _close(connection))

@@ -34,9 +34,12 @@ RUN = "run-abcd1234"
 
 
 class Office:
-    """Started on construction; `close` ends everything. Over the embedded bus, or that at the URL `bus`."""
+    """Started on construction; `close` ends everything. Over the embedded bus, or that at the URL `bus`.
+    `patience`: so many times longer than usual it waits for whoever is silent or does not boot."""
 
-    def __init__(self, folder: Path, bus: str = "", access: Access | None = None) -> None:
+    def __init__(
+        self, folder: Path, bus: str = "", access: Access | None = None, *, patience: float = 1.0
+    ) -> None:
         self.folder = folder
         self.clock = SystemClock()
         self.store = MemoryStore()
@@ -44,10 +47,20 @@ class Office:
         self.provider = FakeProvider(self.clock, name="local", offers=[OFFER])
         self.buses = Buses(bus or f"sqlite://{folder / 'bus.db'}")
         self.bus = self.buses.controller()
-        world = World(installation="inst-test", bus=self.buses.url, offers=tuple(self.provider.offers()))
+        world = World(
+            installation="inst-test",
+            bus=self.buses.url,
+            offers=tuple(self.provider.offers()),
+            boot_limit=120.0 * patience,
+        )
         executor = Executor(self.bus, {"local": self.provider}, self.clock, "inst-test", access)
         self.loop = Loop(
-            Engine(self.store, world), self.store, self.bus, self.clock, Hearing(10.0), executor.carry_out
+            Engine(self.store, world),
+            self.store,
+            self.bus,
+            self.clock,
+            Hearing(10.0 * patience),
+            executor.carry_out,
         )
         about = Status(
             pid=os.getpid(),
