@@ -68,10 +68,11 @@ class Siege:
             office.submitted(office.spec(run, name))
         eventually(lambda: len(office.provider.burning()) == 2)
         self.honest = estate.agent(OTHER)
+        self.login = estate.login(MINE)  # kept: it is removed here with the machine
         self.reconnect()
 
     def reconnect(self) -> BlockingChannel:
-        self.connection = self.estate.raw(self.estate.login(MINE))
+        self.connection = self.estate.raw(self.login)
         self.channel = self.connection.channel()
         self.channel.confirm_delivery()
         return self.channel
@@ -286,7 +287,7 @@ def test_what_is_malformed_lies_with_the_dead_and_says_why(siege: Siege) -> None
 def test_a_message_without_end(siege: Siege) -> None:
     """One that announces more than it sends holds up its own channel only, and goes with its link."""
     before = siege.still_heard()
-    connection = siege.estate.raw(siege.estate.login(MINE))
+    connection = siege.estate.raw(siege.login)
     channel = connection.channel()
     wire = connection._impl._transport
     number = channel.channel_number
@@ -397,7 +398,7 @@ def test_every_event_again_changes_nothing(siege: Siege) -> None:
 
 def flood(siege: Siege, count: int, body: Callable[[int], bytes], key: str) -> None:
     """As fast as the broker takes it, without waiting for its word."""
-    connection = siege.estate.raw(siege.estate.login(MINE))
+    connection = siege.estate.raw(siege.login)
     channel = connection.channel()
     for number in range(count):
         channel.basic_publish("runctl.events", key, body(number))
