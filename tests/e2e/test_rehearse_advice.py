@@ -118,8 +118,8 @@ def test_two_ranks_that_write_one_file(runctl: CommandLine) -> None:
 
 def test_periodic_checkpoints_that_are_too_far_apart(runctl: CommandLine) -> None:
     """Would catch advice that forgets what the user says of the rate of interruptions."""
-    words = runctl.train("--steps", "2000", "--step-time", "0.02", "--save-every", "60")
-    said = runctl("rehearse", "--json", "--at-step", "150", "--notice", "4s", "--mtbf", "20s", *words)
+    words = runctl.train("--steps", "2000", "--step-time", "0.02", "--save-every", "0")
+    said = runctl("rehearse", "--json", "--at-step", "300", "--notice", "4s", "--mtbf", "10s", *words)
     assert said.code == 0, said
     (tip,) = json.loads(said.out)["advice"]
-    assert "every 20s (--mtbf)" in tip
+    assert "every 10s (--mtbf)" in tip

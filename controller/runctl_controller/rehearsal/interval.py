@@ -29,8 +29,8 @@ def best_interval(save: float, mtbf: float) -> float:
 
 def lost_share(interval: float, save: float, restart: float, mtbf: float) -> float:
     """The share of the time that goes into saving, into work done twice (half an interval for each
-    interruption) and into coming back."""
-    return min(1.0, save / (interval + save) + (interval / 2 + restart) / mtbf)
+    interruption) and into coming back; beyond 1 nothing is ever finished."""
+    return save / (interval + save) + (interval / 2 + restart) / mtbf
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
