@@ -38,7 +38,7 @@ test: env
 
 test-frameworks: env
 	@deploy/dev/frameworks.sh
-	$(BIN)/pytest tests/frameworks -n 2 --dist worksteal
+	$(BIN)/pytest tests/frameworks -n 2 --dist worksteal --timeout 600
 	@echo 'make test-frameworks left out: GPUs, several machines, sharded checkpoints (FSDP, DeepSpeed), JAX, TensorFlow'
 
 check: env

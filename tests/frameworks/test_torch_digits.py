@@ -16,15 +16,30 @@ from runctl_testing.frameworks import TORCH_DIGITS, environment
 SCRIPT = str(TORCH_DIGITS / "train.py")
 
 
-def start(python: str, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [python, SCRIPT, "--epochs", "2", "--save-every", "0.2", "--log-every", "1", *options],
-        env={"PATH": os.environ["PATH"]} | environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+OPTIONS = ("--epochs", "2", "--save-every", "0.2", "--log-every", "1")
+
+
+def environ() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"]} | environment()
+
+
+def run(python: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """The script to its end."""
+    command = [python, SCRIPT, *OPTIONS, *options]
+    return subprocess.run(command, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def interrupted(python: str, out: Path, number: signal.Signals) -> int:
+    """The script, its whole process group sent `number` once it has saved twice; its exit code."""
+    command = [python, SCRIPT, *OPTIONS, "--out", str(out), "--step-time", "0.05"]
+    with subprocess.Popen(
+        command, env=environ(), stdout=subprocess.DEVNULL, start_new_session=True
+    ) as training:
+        try:
+            eventually(lambda: len(list(out.glob("step-*.pt"))) > 1, timeout=300, what="two checkpoints")
+        finally:
+            os.killpg(training.pid, number)
+        return training.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -33,18 +48,11 @@ def test_a_signal_to_the_whole_group_costs_no_bit(
 ) -> None:
     """Loader workers that die of the signal and take the save with them; a checkpoint torn by a SIGKILL."""
     whole = alone(SCRIPT, "--epochs", "2", "--step-time", "0")
-    out = str(tmp_path / "out")
-    first = start(python, "--out", out, "--step-time", "0.05")
-    try:
-        eventually(lambda: len(list(Path(out).glob("step-*.pt"))) > 1, what="two checkpoints")
-        os.killpg(first.pid, number)
-        said = first.communicate()[0]
-    finally:
-        first.kill()
-    assert first.returncode == (143 if number == signal.SIGTERM else -9), said
-    second = start(python, "--out", out, "--resume", out, "--step-time", "0")
-    said = second.communicate()[0]
-    assert second.returncode == 0, said
+    out = tmp_path / "out"
+    code = interrupted(python, out, number)
+    assert code == (143 if number == signal.SIGTERM else -9)
+    second = run(python, "--out", str(out), "--resume", str(out), "--step-time", "0")
+    assert second.returncode == 0, second.stdout
     compare = [python, str(TORCH_DIGITS / "compare.py"), str(whole / "final.pt"), f"{out}/final.pt"]
     assert subprocess.run(compare, capture_output=True, text=True).stdout == "the same, bit for bit\n"
 
@@ -58,7 +66,6 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
     data = path.read_bytes()
     half = len(data) // 2
     path.write_bytes(data[:half] if damage == "torn" else data[:half] + bytes(4096) + data[half + 4096 :])
-    training = start(python, "--out", str(path.parent), "--resume", str(path))
-    said = training.communicate()[0]
-    assert (training.returncode, said.count("\n")) == (2, 1), said
-    assert "is damaged" in said
+    refused = run(python, "--out", str(path.parent), "--resume", str(path))
+    assert (refused.returncode, refused.stdout.count("\n")) == (2, 1), refused.stdout
+    assert "is damaged" in refused.stdout

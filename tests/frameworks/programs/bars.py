@@ -47,7 +47,7 @@ def scaled() -> None:
 
 def nested() -> None:
     for epoch in trange(1, 4, desc="Epochs"):
-        bar = tqdm(range(1, 31), desc=f"Epoch {epoch}/3", leave=False)
+        bar = tqdm(range(1, 31), desc=f"Epoch {epoch}/3", leave=False, mininterval=0)
         for step in bar:
             time.sleep(0.01)
             bar.set_postfix(loss=1 / step, refresh=False)
