@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from runctl_controller.core.effects import (
     CALLS,
+    Deposit,
     Effect,
     ForgetAgent,
     Interrupt,
@@ -52,6 +53,7 @@ EFFECTS: list[Effect] = [
     Look(machine="m-1"),
     ReadEnd(attempt=3),
     ReadCommits(attempt=3),
+    Deposit(),
     ForgetAgent(agent="a-1"),
     *(SendCommand(agent="a-1", attempt=2, id="cmd-1", body=body, expires=1.5) for body in COMMANDS),
     SendCommand(agent="a-1", attempt=2, id="cmd-1", body=COMMANDS[0]),

@@ -10,12 +10,16 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, insert, inspect, select, update
 
-from runctl_controller.store.sql.migrations import m0001_first, m0002_leadership
+from runctl_controller.store.sql.migrations import m0001_first, m0002_leadership, m0003_forgetting
 from runctl_controller.store.sql.tables import meta
 from runctl_shared.errors import StoreUnusable
 
 Migration = Callable[[Connection], None]
-MIGRATIONS: tuple[Migration, ...] = (m0001_first.migrate, m0002_leadership.migrate)
+MIGRATIONS: tuple[Migration, ...] = (
+    m0001_first.migrate,
+    m0002_leadership.migrate,
+    m0003_forgetting.migrate,
+)
 
 
 def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
