@@ -17,10 +17,14 @@ class IllegalTransition(Exception):
 
 
 class LifeCycle(Generic[S]):
-    """The table of one life-cycle: `after[state]` are the states that may follow it; final ones have none."""
+    """The table of one life-cycle: `after[state]` are the states that may follow it; final ones have none.
 
-    def __init__(self, name: str, after: Mapping[S, Iterable[S]]) -> None:
+    `believed`: states that are ends as far as anybody knows, though later evidence may show otherwise.
+    """
+
+    def __init__(self, name: str, after: Mapping[S, Iterable[S]], believed: Iterable[S] = ()) -> None:
         self.name = name
+        self._believed = frozenset(believed)
         self.after: dict[S, frozenset[S]] = {state: frozenset(nexts) for state, nexts in after.items()}
         missing = {s for nexts in self.after.values() for s in nexts} - self.after.keys()
         if missing:
@@ -32,14 +36,14 @@ class LifeCycle(Generic[S]):
             raise IllegalTransition(f"{self.name}: {old.value} -> {new.value}")
 
     def is_final(self, state: S) -> bool:
-        """Whether nothing follows `state`."""
-        return not self.after[state]
+        """Whether nothing follows `state`, as far as anybody knows."""
+        return not self.after[state] or state in self._believed
 
     def mermaid(self) -> str:
         """The table as a Mermaid state diagram."""
         lines = ["stateDiagram-v2", f"    [*] --> {next(iter(self.after)).value}"]
         for state, nexts in self.after.items():
             lines += [f"    {state.value} --> {n.value}" for n in self.after if n in nexts]
-            if not nexts:
+            if self.is_final(state):
                 lines.append(f"    {state.value} --> [*]")
         return "\n".join(lines)

@@ -82,6 +82,7 @@ MACHINES = LifeCycle(
         # Only where the provider never named it: its absence was taken for its end, and it reports.
         _M.TERMINATED: {_M.UNCONFIRMED},
     },
+    believed={_M.TERMINATED},
 )
 
 OPEN_RUN = frozenset({_R.QUEUED, _R.PROVISIONING, _R.PREPARING, _R.TRAINING, _R.SAVING, _R.RECOVERING})
