@@ -41,6 +41,7 @@ from runctl_shared.messages.replies import (
     RunChanged,
     RunDetail,
     RunList,
+    Series,
     Status,
 )
 from runctl_shared.spec import RunSpec
@@ -83,6 +84,27 @@ def test_eight_who_ask_at_once_do_not_stand_in_line(office: Office, monkeypatch:
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(office.client.ask, ask, CheckpointList, PATIENCE) for _ in range(8)]
         assert [one.result(PATIENCE).checkpoints for one in asked] == [()] * 8
+
+
+def test_a_store_that_hangs_keeps_nobody_else_waiting(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses that are read by the thread that drives everything: it would not even show that it leads."""
+    office.training()
+    reading, served = threading.Event(), threading.Event()
+
+    def hangs(*_: object) -> Series:
+        reading.set()
+        assert served.wait(PATIENCE)
+        return Series(points=(), stored=0)
+
+    monkeypatch.setattr(module, "read_series", hangs)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(office.client.ask, requests.ReadSeries(run=RUN), Series, PATIENCE)
+        assert reading.wait(PATIENCE)
+        assert office.client.ask(requests.ControllerStatus(), Status, PATIENCE).unfinished == 1
+        served.set()
+        assert asked.result(PATIENCE).points == ()
 
 
 class TestSubmit:
@@ -323,6 +345,28 @@ class TestForgetting:
         with pytest.raises(ProviderFailed, match="symbolic link"):
             over.client.ask(requests.RemoveRun(run=RUN, checkpoints=True), Done)
         assert over.detail().run.state == "failed"
+
+    def test_nobody_resumes_it_while_its_checkpoints_are_deleted(
+        self, over: Office, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A training that goes on from a store that is half empty, and is emptied further."""
+        deleting, refused = threading.Event(), threading.Event()
+
+        def slowly(spec: RunSpec) -> None:
+            deleting.set()
+            assert refused.wait(PATIENCE)
+
+        monkeypatch.setattr(module, "remove_checkpoints", slowly)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(
+                over.client.ask, requests.RemoveRun(run=RUN, checkpoints=True), Done, PATIENCE
+            )
+            assert deleting.wait(PATIENCE)
+            for body in (requests.ResumeRun(run="dig"), requests.RemoveRun(run=RUN, checkpoints=True)):
+                with pytest.raises(RefusedByGuard, match="being deleted"):
+                    over.client.ask(body, Done)
+            refused.set()
+            assert "is forgotten" in asked.result(PATIENCE).note
 
     @pytest.mark.parametrize("state", sorted(set(RunState) - {RunState.SUCCEEDED, RunState.CANCELLED}))
     def test_what_is_not_finished_is_not_forgotten(

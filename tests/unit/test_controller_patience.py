@@ -11,6 +11,7 @@ from runctl_controller.core.tables import AttemptState, MachineState, RunState
 from runctl_controller.providers.port import EndCause
 from runctl_controller.providers.port import MachineState as Provided
 from runctl_shared.messages import commands, events, requests
+from runctl_testing.records import change_machine
 from runctl_testing.sim.decisions import (
     REGISTERED,
     STARTED,
@@ -191,3 +192,13 @@ def test_an_older_agent_is_not_sent_what_it_does_not_know() -> None:
     assert commands.RenewLease not in sent(c.timer("lease:agent-test-1"))
     assert c.attempt(1).state is AttemptState.STARTING
     assert c.machine(1).state is MachineState.RUNNING
+
+
+def test_a_machine_is_looked_at_for_as_long_as_it_takes() -> None:
+    """After a day and a half of looks the next one could not be reckoned, and there were no more."""
+    c = Controller()
+    c.train()
+    c.give(inputs.WentSilent(at=c.at, agent=c.agent(1), heard_at=c.at))
+    c.record = change_machine(c.record, 1, looks=5000)
+    look = [e for e in wanted(c.seen(1, Provided.RUNNING), effects.SetTimer) if e.key.startswith("look:")]
+    assert c.at < look[0].at <= c.at + WORLD.lease

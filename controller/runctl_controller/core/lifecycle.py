@@ -20,6 +20,9 @@ from runctl_shared.spec import Boot, Timing
 # How long an interrupted machine may outlive the time that its provider named, before we end it ourselves:
 # within the first billed hour an interruption by EC2 is free, one by us is not.
 PROVIDER_GRACE = 180.0
+_LOOKS_APART = 32
+"""After so many looks their distance grows no more. (It is reckoned with powers: of thousands of looks at a
+machine that is unheard for days they would be beyond all floats.)"""
 STOP_AGAIN = 30.0
 """Seconds beyond its grace after which an attempt that was asked to end is asked again."""
 RUN_STATE_OF = {
@@ -364,7 +367,7 @@ def looked_for(turn: Turn, machine: Machine) -> float:
 
 
 def _look_wait(turn: Turn, number: int, most: float = 60.0) -> float:
-    return min(most, turn.world.look * 1.6**number)
+    return min(most, turn.world.look * 1.6 ** min(number, _LOOKS_APART))
 
 
 def ask_for_end_record(turn: Turn, attempt: Attempt) -> None:

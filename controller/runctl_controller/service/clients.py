@@ -45,7 +45,8 @@ LONGEST_FOLLOW = 300.0
 """Seconds for which one request has a run followed, at the most: who is still there asks again."""
 READERS = 8
 """Requests that may wait for checkpoint stores at the same time; what is beyond them stands in line."""
-_SLOW = (requests.ReadLog, requests.ListCheckpoints)
+_SLOW = (requests.ReadLog, requests.ReadSeries, requests.ListCheckpoints)
+"""Requests that read checkpoint stores: not on the loop's thread, for a store may take its time."""
 
 
 def _said(message: Message[Any], handle: Callable[[Message[Any]], Body | None]) -> Body | None:
@@ -80,6 +81,8 @@ class Clients:
         self._importer = Importer(store, providers or {}, clock, about.installation)
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="runctl-clients")
         self.last_asked = clock.monotonic()
+        self._deleting: set[str] = set()
+        """Runs whose checkpoints are being deleted. The loop's thread alone touches it."""
 
     def on_request(self, delivery: Delivery) -> None:
         """From the bus's thread."""
@@ -96,9 +99,9 @@ class Clients:
             self._answer(delivery, replies.Failed(code="usage", what=f"The request is malformed: {error}."))
             return
         if isinstance(message.body, requests.SubmitRun):
-            self._pool.submit(self._first, self._admit, delivery, message)
+            self._pool.submit(self._admit, delivery, message)
         elif isinstance(message.body, requests.RemoveRun) and message.body.checkpoints:
-            self._pool.submit(self._first, self._empty, delivery, message)
+            self._delete(delivery, message)
         elif isinstance(message.body, requests.ImportRuns):
             self._pool.submit(self._import, delivery, message)
         elif isinstance(message.body, _SLOW):
@@ -106,26 +109,46 @@ class Clients:
         else:
             self._reply(delivery, message)
 
-    def _first(
-        self, prepare: Callable[[Message[Any]], Body | None], delivery: Delivery, message: Message[Any]
-    ) -> None:
+    def _admit(self, delivery: Delivery, message: Message[Any]) -> None:
         """Look at the checkpoint store, which may take its time: not on the loop's thread. Then act."""
-        failed = _said(message, prepare)
+        failed = _said(message, lambda message: admit(message.body.spec, self._about.installation))
         if failed is None:
             self._loop.put(lambda: self._reply(delivery, message))
         else:
             self._answer(delivery, failed)
 
-    def _admit(self, message: Message[Any]) -> None:
-        admit(message.body.spec, self._about.installation)
+    def _delete(self, delivery: Delivery, message: Message[Any]) -> None:
+        """Delete what the run keeps in its store, if it may be forgotten at all; then forget it. Meanwhile
+        nobody may resume it: it would go on from what is half there."""
+        held: list[Record] = []
+        failed = _said(message, lambda message: held.append(self._removable(message.body.run)))
+        if failed is not None:
+            self._answer(delivery, failed)
+            return
+        (record,) = held
 
-    def _empty(self, message: Message[Any]) -> None:
-        """Delete what the run keeps in its store, if it may be forgotten at all."""
+        def empty() -> None:
+            failed = _said(message, lambda _: remove_checkpoints(record.run.spec))
+            self._loop.put(lambda: forget(failed))
+
+        def forget(failed: Body | None) -> None:
+            self._deleting.discard(record.run.id)
+            self._answer(delivery, failed or _said(message, self._handle) or replies.Done())
+
+        self._deleting.add(record.run.id)
+        self._pool.submit(empty)
+
+    def _removable(self, name: str) -> Record:
         with self._store.transaction() as tx:
-            record = named(tx, message.body.run)
+            record = named(tx, name)
+            self._check_not_deleting(record)
             check_settled(tx, record.run)
         check_removable(record)
-        remove_checkpoints(record.run.spec)
+        return record
+
+    def _check_not_deleting(self, record: Record) -> None:
+        if record.run.id in self._deleting:
+            raise RefusedByGuard(f"The checkpoints of {record.run.spec.name} are being deleted.")
 
     def _import(self, delivery: Delivery, message: Message[Any]) -> None:
         """Read the store here; put on record what was found on the loop's thread."""
@@ -181,6 +204,9 @@ class Clients:
 
     def _act(self, body: Any, actor: str) -> Body:
         name = body.run if not isinstance(body, requests.SubmitRun) else body.spec.run
+        if self._deleting and not isinstance(body, requests.SubmitRun):
+            with self._store.transaction() as tx:
+                self._check_not_deleting(named(tx, name))
         given = Requested(at=self._clock.now(), actor=f"user:{actor}", body=body)
         reply = self._loop.request(name, given).decision.reply
         return reply if reply is not None else replies.Done()
