@@ -119,6 +119,23 @@ def test_taken_over_without_a_machine_it_waits_for_a_person(office: Office, tmp_
     assert not [call for call, _ in office.provider.calls if call == "launch"]
 
 
+def paused(run: str) -> Record:
+    return over(run, RunState.PAUSED)
+
+
+def test_a_paused_run_that_has_been_resumed_since_is_not_finished(office: Office, tmp_path: Path) -> None:
+    """A record that never reached the store: a second machine would train as the very same attempt."""
+    store = put(tmp_path / "theirs", paused(RUN))
+    store.claim(2, agent_id(RUN, 2), None, 50.0)
+    assert bring(office, tmp_path / "theirs")[RUN][0] == "held"
+    assert bring(office, tmp_path / "theirs", take_over=True)[RUN][0] == "imported"
+    record = office.record()
+    assert (record.run.state, record.run.newest) == (RunState.PAUSED, 2)
+    assert [(a.number, a.open) for a in record.attempts] == [(1, False), (2, False)]
+    office.client.ask(requests.ResumeRun(run=RUN), Done)
+    assert office.record().run.newest == 3
+
+
 def test_a_machine_of_another_run_is_not_adopted(office: Office, tmp_path: Path) -> None:
     """A forged record that would have somebody's machine ended, or watched as another run's."""
     office.training()

@@ -58,7 +58,8 @@ def read(data: bytes, spec: RunSpec) -> tuple[Record, str]:
         record = msgspec.convert(plain, Record)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
         raise Unsound(f"it cannot be read ({str(error)[:200]})") from error
-    for problem in itertools.chain(_numbers(plain), _attempts(record), _machines(record), _ledger(record)):
+    known = msgspec.to_builtins(record)
+    for problem in itertools.chain(_numbers(known), _attempts(record), _machines(record), _ledger(record)):
         raise Unsound(problem)
     if not is_id(kept.installation):
         raise Unsound("it names no installation")
@@ -132,6 +133,8 @@ def _machines(record: Record) -> Iterator[str]:
         installation, _, named = order.token.partition(".")
         if numbers.get(machine.attempt) != machine.id or order.machine != machine.id:
             yield f"the machine {machine.id[:100]!r} is not its own"
+        if order.offer.provider != record.run.spec.provider:
+            yield f"the machine {machine.id[:100]!r} is of another provider"
         if not is_id(installation) or named != machine.id:
             yield f"the token of {machine.id[:100]!r} is not its own"
 

@@ -36,6 +36,11 @@ class Traces(msgspec.Struct, frozen=True, kw_only=True):
     ends: Mapping[int, AttemptEnded] = {}
     manifests: Sequence[NameParts] = ()
 
+    @property
+    def attempts(self) -> list[int]:
+        """The numbers of those that left anything, in order."""
+        return sorted({*self.claims, *self.ends, *(parts.attempt for parts in self.manifests)} - {0})
+
 
 class Living(msgspec.Struct, frozen=True, kw_only=True):
     """A machine that a provider lists now, and what such a machine is offered for."""
@@ -50,8 +55,7 @@ class Living(msgspec.Struct, frozen=True, kw_only=True):
 def rebuilt(spec: RunSpec, traces: Traces) -> Record:
     """The run from what its agents left alone: without machines and ledger. An attempt that left no final
     record is open if no later one has claimed the run: it may be training."""
-    numbers = sorted({*traces.claims, *traces.ends, *(parts.attempt for parts in traces.manifests)} - {0})
-    attempts = tuple(_attempt(spec, number, traces) for number in numbers)
+    attempts = tuple(_attempt(spec, number, traces) for number in traces.attempts)
     last = attempts[-1] if attempts else None
     run = Run(spec=spec, newest=last.number if last else 0, created_at=max(0.0, spec.created_at))
     changes = {"state": RunState.PAUSED, "wanted": Wanted.PAUSE, "why": _IMPORTED}
@@ -114,6 +118,7 @@ def taken_over(record: Record, traces: Traces, living: Sequence[Living], at: flo
     other: not to be listed is no proof. Without a living machine nothing is started by itself: a person
     resumes.
     """
+    record = _with_later(record, traces)
     ours = {each.sighting.machine: each for each in living}
     known = {machine.id for machine in record.machines}
     strangers = {_number(name): each for name, each in ours.items() if name not in known}
@@ -131,6 +136,13 @@ def taken_over(record: Record, traces: Traces, living: Sequence[Living], at: flo
         machines=tuple(machines),
         intervals=(*record.intervals, *new),
     )
+
+
+def _with_later(record: Record, traces: Traces) -> Record:
+    """With the attempts that began after the record was kept: no later one may have the number of one of
+    them, nor its claim."""
+    later = [_attempt(record.run.spec, n, traces) for n in traces.attempts if n > record.run.newest]
+    return msgspec.structs.replace(record, attempts=(*record.attempts, *later))
 
 
 def _number(machine: str) -> int:
@@ -248,5 +260,7 @@ def _run(run: Run, attempts: Sequence[Attempt], living: set[str], at: float) -> 
         )
     goes_on = any(attempt.open and attempt.agent in living for attempt in attempts)
     wanted = Wanted.PAUSE if run.wanted is Wanted.TRAIN and not goes_on else run.wanted
+    if goes_on and run.state not in OPEN_RUN:  # it had been resumed since its record was kept
+        wanted, run = Wanted.TRAIN, msgspec.structs.replace(run, why="")
     state = RUN_STATE_OF[current.state]
     return msgspec.structs.replace(run, state=state, wanted=wanted, ended_at=None, since=at)

@@ -76,7 +76,8 @@ class Importer:
         repository = RunRepository(objects, run)
         spec = _spec(repository.read_spec(), body.url, self._providers)
         record, owner, note = _record(repository, spec)
-        if not taking.unfinished(record):
+        is_current = repository.newest_attempt() <= record.run.newest
+        if is_current and not taking.unfinished(record):
             return Found(view=_view(record, "imported", note), record=record, whole=bool(record.intervals))
         if owner != self._installation and not body.take_over:
             whose = f"installation {owner}" if owner else "another installation"
@@ -149,9 +150,10 @@ def _traces(repository: RunRepository) -> taking.Traces:
     """Raises ManifestDamaged when there is more than a run of ours can leave, or a claim cannot be read."""
     claims, manifests = repository.claims(), repository.manifests()
     ends = dict(_ends(repository))
-    if len({*claims, *ends, *(parts.attempt for parts in manifests)}) > keeping.MOST_ATTEMPTS:
+    traces = taking.Traces(claims=claims, ends=ends, manifests=manifests)
+    if len(traces.attempts) > keeping.MOST_ATTEMPTS:
         raise ManifestDamaged("It has more attempts than a run can have.")
-    return taking.Traces(claims=claims, ends=ends, manifests=manifests)
+    return traces
 
 
 def _ends(repository: RunRepository) -> Iterator[tuple[int, AttemptEnded]]:

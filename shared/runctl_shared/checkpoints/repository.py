@@ -190,6 +190,11 @@ class RunRepository:
         attempts = (parse_end_name(info.key) for info in self._store.list(CLAIMS))
         return [attempt for attempt in attempts if attempt is not None]
 
+    def newest_attempt(self) -> int:
+        """The last attempt that has a claim or a final record, by one listing; 0: none has."""
+        keys = [info.key for info in self._store.list(CLAIMS)]
+        return max((parse_claim_name(key) or parse_end_name(key) or 0 for key in keys), default=0)
+
     def write_record(self, data: bytes) -> None:
         """Store the controller's record of the run, over an older one. Raises StoreRefused when nothing of
         the run is in the store: one that was emptied is not begun again."""
