@@ -6,6 +6,7 @@ import re
 
 _ID = re.compile(r"[a-z]{1,8}-[0-9a-z]{4,32}(-[0-9]{1,6})?")
 _RUN = re.compile(r"run-[0-9a-z]{4,32}")
+_AGENT = re.compile(r"agent-([0-9a-z]{4,32})-[0-9]{1,6}")
 _BEGINNING = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
@@ -37,6 +38,12 @@ def agent_id(run_id: str, attempt: int) -> str:
     Derived, not drawn: a decision that is taken again after a crash names the same machine.
     """
     return f"agent-{run_id.split('-', 1)[1]}-{attempt}"
+
+
+def run_of(agent: str) -> str:
+    """The run that an agent of that id (see `agent_id`) serves; empty for what is no agent's id."""
+    match = _AGENT.fullmatch(agent)
+    return "" if match is None else f"run-{match[1]}"
 
 
 def attempt_of(agent: str) -> int:

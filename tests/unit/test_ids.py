@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runctl_shared.draw import new_id
-from runctl_shared.ids import agent_id, is_id, is_name, is_run_id
+from runctl_shared.ids import agent_id, attempt_of, is_id, is_name, is_run_id, run_of
 
 SAFE = re.compile(r"[a-z0-9._-]+\Z")
 RUN_IDS = st.from_regex(r"run-[0-9a-z]{4,32}", fullmatch=True)
@@ -59,3 +59,15 @@ def test_no_two_attempts_share_an_agent(run: str, other: str, n: int, m: int) ->
 def test_ids_of_which_agents_could_meet_are_not_those_of_runs(text: str) -> None:
     assert is_id(text)
     assert not is_run_id(text)
+
+
+@given(RUN_IDS, st.integers(1, 99_999))
+def test_an_agents_id_tells_its_run_and_attempt(run: str, attempt: int) -> None:
+    agent = agent_id(run, attempt)
+    assert (run_of(agent), attempt_of(agent)) == (run, attempt)
+
+
+@given(st.text(max_size=40))
+def test_what_is_no_agents_id_tells_no_run(text: str) -> None:
+    """A sender's name that makes its hearer stumble."""
+    assert run_of(text) in ("", f"run-{text[6:].rpartition('-')[0]}")

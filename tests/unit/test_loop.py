@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from runctl_controller.core.inputs import World
+from runctl_controller.core.tables import AttemptState, RunState
+from runctl_controller.service.engine import Engine
+from runctl_controller.service.hearing import Hearing
+from runctl_controller.service.loop import Loop
+from runctl_controller.store.memory import MemoryStore
 from runctl_controller.store.port import Transaction
+from runctl_shared.clock import FakeClock
 from runctl_shared.messages.codec import encode
 from runctl_shared.messages.events import Heartbeat
 from runctl_testing.buses import PATIENCE
 from runctl_testing.eventually import eventually
 from runctl_testing.office import RUN, Office
+from runctl_testing.records import new_run, with_attempt
 
 AGENT = "agent-abcd1234-1"
 BEATS = 2000
@@ -62,3 +71,28 @@ def test_a_heartbeat_costs_no_transaction(office: Office, monkeypatch: pytest.Mo
 def _step(office: Office) -> int | None:
     newest = office.loop.hearing.newest(AGENT)
     return newest.body.step if newest is not None else None
+
+
+def test_a_leader_with_much_to_do_at_once_shows_that_it_is_well(office: Office) -> None:
+    """One that wakes a thousand runs and is taken for dead meanwhile, by one that then does the same."""
+    store, clock = MemoryStore(), FakeClock()
+    with store.transaction() as tx:
+        for number in range(30):
+            run = new_run(f"run-{number:04d}", state=RunState.TRAINING)
+            tx.save(with_attempt(run, ("training", 1.0, None), state=AttemptState.TRAINING))
+    renewed = [clock.monotonic()]
+    loop = Loop(
+        Engine(store, World(installation="inst-test", bus="", offers=())),
+        store,
+        office.bus,
+        clock,
+        Hearing(10.0),
+        lambda *_: None,
+        changed=lambda _: clock.advance(1.0),
+        renew=lambda: renewed.append(clock.monotonic()),
+        renew_every=3.0,
+    )
+    loop.stop()
+    loop.run()
+    assert len(renewed) >= 10
+    assert all(later - sooner <= 4.0 for sooner, later in pairwise(renewed))

@@ -7,7 +7,7 @@ transaction is over; a crash at any point loses nothing and does nothing twice t
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -115,11 +115,10 @@ class Engine:
         with self._store.transaction() as tx:
             return tx.next_timer()
 
-    def fire_due(self, now: float) -> list[tuple[str, Outcome]]:
+    def fire_due(self, now: float) -> Iterator[tuple[str, Outcome]]:
         """Act on every timer that is due, each in a transaction of its own that also removes it. One that
         fails is put off: it must not keep the others from being acted on."""
         self.decisions += 1
-        outcomes: list[tuple[str, Outcome]] = []
         while True:
             try:
                 with self._store.transaction() as tx:
@@ -134,16 +133,15 @@ class Engine:
                         tx.set_timer(timer.run, timer.key, now + PUT_OFF)
                 continue
             if not due:
-                return outcomes
-            outcomes += [(run, outcome) for run, outcome in fired if outcome is not None]
+                return
+            yield from ((run, outcome) for run, outcome in fired if outcome is not None)
 
     def _fire(self, tx: Transaction, timer: DueTimer, now: float) -> Outcome | None:
         record = tx.load(timer.run)
         return None if record is None else self._decide(tx, record, TimerFired(at=now, key=timer.key))
 
-    def wake(self, now: float) -> list[tuple[str, Outcome]]:
+    def wake(self, now: float) -> Iterator[tuple[str, Outcome]]:
         """After a start or a jump of the clock: look at every machine before judging any silence."""
-        outcomes = []
         with self._store.transaction() as tx:
             busy = tx.busy()
         for run in busy:
@@ -154,8 +152,8 @@ class Engine:
             except Exception:  # one run that cannot be woken must not keep the others asleep
                 log.exception("wake.failed run=%s", run)
             else:
-                outcomes += [(run, outcome)] if outcome is not None else []
-        return outcomes
+                if outcome is not None:
+                    yield run, outcome
 
     def clock_was_set(self, seconds: float) -> None:
         """Timers are times of day: set back with the clock, they would come as much too late."""

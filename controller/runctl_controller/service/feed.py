@@ -10,7 +10,7 @@ from runctl_controller.store.port import Beat, Store
 from runctl_shared.bus.port import Address, Bus, Stream
 from runctl_shared.clock import Clock
 from runctl_shared.draw import new_id
-from runctl_shared.ids import attempt_of
+from runctl_shared.ids import attempt_of, run_of
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import encode
 from runctl_shared.messages.events import OutputSeen
@@ -26,8 +26,9 @@ class Feed:
 
     def follow(self, run: str, seconds: float) -> None:
         """Somebody wants this run's output and progress for so long."""
-        until = self._clock.monotonic() + seconds
-        self._followed[run] = max(until, self._followed.get(run, 0.0))
+        now = self._clock.monotonic()
+        self._followed = {other: until for other, until in self._followed.items() if until >= now}
+        self._followed[run] = max(now + seconds, self._followed.get(run, 0.0))
 
     def view(self, record: Record) -> RunView:
         attempt = record.current
@@ -42,19 +43,23 @@ class Feed:
             self._send(view.run, RunChanged(story=story_view(told.item, told.number), view=view))
 
     def beat(self, beat: Beat) -> None:
-        if not self._followed:
+        # Its id tells the run: while nobody follows that one, a heartbeat costs no transaction.
+        run = run_of(beat.agent)
+        if not self._wanted(run):
             return
         with self._store.transaction() as tx:
-            run = tx.run_of_agent(beat.agent)
-            record = tx.load(run) if run is not None and self._wanted(run) else None
-        if record is not None:
+            record = tx.load(run)
+        if record is not None and record.by_agent(beat.agent) is not None:
             self._send(record.run.id, ProgressSeen(view=self.view(record)))
 
     def output(self, agent: str, body: OutputSeen) -> None:
         """Relay a piece of output; `agent` is known by the delivery, and with it the attempt."""
+        run = run_of(agent)
+        if not self._wanted(run):
+            return
         with self._store.transaction() as tx:
-            run = tx.run_of_agent(agent)
-        if run is not None and self._wanted(run):
+            known = tx.run_of_agent(agent) == run
+        if known:
             self._send(run, OutputRelayed(attempt=attempt_of(agent), offset=body.offset, data=body.data))
 
     def _wanted(self, run: str) -> bool:

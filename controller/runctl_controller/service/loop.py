@@ -174,18 +174,25 @@ class Loop:
             self._timer, self._timer_as_of = self._engine.next_timer(), decisions
         return self._timer
 
+    def show_well(self) -> None:
+        """Whoever stands by must see it also while there is much to do at once, or it takes over. Raises
+        Superseded when somebody has."""
+        now = self._clock.monotonic()
+        if now - self._renewed >= self._renew_every:
+            self._renewed = now
+            self._renew()
+
     def wake(self) -> None:
         """After a start, or a jump of the clock."""
         self.hearing.give_time(self._clock.monotonic())
         for run, outcome in self._engine.wake(self._clock.now()):
             self._publish(run, outcome)
+            self.show_well()
         self._pump()
 
     def _housekeeping(self) -> None:
+        self.show_well()
         now, mono = self._clock.now(), self._clock.monotonic()
-        if mono - self._renewed >= self._renew_every:
-            self._renewed = mono
-            self._renew()
         if abs(now - mono - self._offset) > JUMP or mono - self._swept > JUMP:
             jump = now - mono - self._offset
             log.warning("clock.jumped seconds=%.0f", jump)
@@ -197,6 +204,7 @@ class Loop:
         if timer is not None and timer <= now:
             for run, outcome in self._engine.fire_due(now):
                 self._publish(run, outcome)
+                self.show_well()
         if mono - self._swept >= SWEEP:
             if mono - self._swept > DEAF:
                 self.hearing.give_time(mono)

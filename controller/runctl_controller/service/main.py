@@ -132,7 +132,7 @@ def _serve(
     clients = Clients(loop, store, clock, about, providers, lambda: holders(config.standbys))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: loop.stop())
-    _declare_agents(bus, store)
+    _declare_agents(bus, store, loop.show_well)
     sweeper = Sweeper(access, store, clock)
     sweeper.start()
     subscriptions = [
@@ -153,11 +153,12 @@ def _serve(
         raise loop.superseded
 
 
-def _declare_agents(bus: Bus, store: Store) -> None:
+def _declare_agents(bus: Bus, store: Store, between: Callable[[], None]) -> None:
     """The queues of living agents: the bus makes them anew on each reconnect only if it knows of them."""
     with store.transaction() as tx:
         records = [record for run in tx.busy() if (record := tx.load(run)) is not None]
     for record in records:
+        between()
         for machine in record.machines:
             if machine.state is not MachineState.TERMINATED:
                 bus.declare_agent(machine.id)
