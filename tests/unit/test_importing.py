@@ -168,6 +168,23 @@ def test_a_forgotten_run_comes_back_with_its_costs_counted_once(office: Office, 
     assert (listed.forgotten, listed.forgotten_dollars, listed.runs[0].dollars) == (0, 0.0, 0.125)
 
 
+def test_a_run_that_is_forgotten_twice_costs_what_it_cost(office: Office, folder: Path) -> None:
+    """Money that was remembered of a run is lost, or counted again, when it came back without its ledger."""
+    bring(office, folder)
+    whole = (folder / RUN / "record.json").read_bytes()
+    office.client.ask(requests.RemoveRun(run=RUN), Done)
+    (folder / RUN / "record.json").write_bytes(b"{torn")
+    RunRepository(DirectoryStore(folder), RUN).write_end(1, AttemptEnded(reason="succeeded"))
+    assert bring(office, folder)[RUN][0] == "imported"
+    assert office.client.ask(requests.ListRuns(), RunList).forgotten_dollars == 0.125
+    office.client.ask(requests.RemoveRun(run=RUN), Done)
+    listed = office.client.ask(requests.ListRuns(), RunList)
+    assert (listed.forgotten, listed.forgotten_dollars) == (1, 0.125)
+    (folder / RUN / "record.json").write_bytes(whole)
+    bring(office, folder)
+    assert office.client.ask(requests.ListRuns(), RunList).forgotten_dollars == 0.0
+
+
 def test_in_pages_that_can_be_gone_on_with(office: Office, tmp_path: Path) -> None:
     for number in range(7):
         put(tmp_path / "theirs", over(f"run-0000{number}"))

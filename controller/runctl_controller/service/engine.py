@@ -187,6 +187,11 @@ def _remove(tx: Transaction, record: Record, at: float, actor: str) -> None:
     """Off the record, but for what it cost. Raises RefusedByGuard while anything is left to do for it."""
     run = record.run
     check_settled(tx, run)
+    uses = by_use(record.intervals, at)
+    before = tx.recall(run.id)  # forgotten once already, and imported without its ledger
+    for use, (seconds, paid) in ({} if before is None else before.uses).items():
+        known = uses.get(use, (0.0, 0.0))
+        uses[use] = (known[0] + seconds, known[1] + paid)
     tx.remove(
         Forgotten(
             run=run.id,
@@ -195,6 +200,6 @@ def _remove(tx: Transaction, record: Record, at: float, actor: str) -> None:
             created_at=run.created_at,
             removed_at=at,
             by=actor,
-            uses=by_use(record.intervals, at),
+            uses=uses,
         )
     )

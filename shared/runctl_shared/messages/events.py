@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -138,7 +138,7 @@ class SharedFileSeen(Body, frozen=True, kw_only=True):
     `writers`: they, in words. Looked for at a save that was asked for, and after one that was not whole."""
 
     path: Path
-    writers: tuple[Sentence, ...]
+    writers: Sentences
 
 
 class NoticeReceived(Body, frozen=True, kw_only=True):
@@ -263,7 +263,7 @@ class Heartbeat(Body, frozen=True, kw_only=True):
     training_rss: Bytes | None = None
     lease_left: Seconds = 0.0
     last_sequence: Count = 0
-    gpus: tuple[Gpu, ...] = ()
+    gpus: Annotated[tuple[Gpu, ...], msgspec.Meta(max_length=64)] = ()
     stalled_seconds: Seconds = 0.0
 
 
