@@ -13,6 +13,7 @@ from runctl_controller.providers.port import MachineState as Provided
 from runctl_shared.messages import commands, events, requests
 from runctl_testing.records import change_machine
 from runctl_testing.sim.decisions import (
+    NOTICE,
     REGISTERED,
     STARTED,
     WORLD,
@@ -202,3 +203,12 @@ def test_a_machine_is_looked_at_for_as_long_as_it_takes() -> None:
     c.record = change_machine(c.record, 1, looks=5000)
     look = [e for e in wanted(c.seen(1, Provided.RUNNING), effects.SetTimer) if e.key.startswith("look:")]
     assert c.at < look[0].at <= c.at + WORLD.lease
+
+
+def test_a_machine_is_not_left_to_a_provider_that_takes_it_next_year() -> None:
+    """An agent that names such a time, and has its machine paid for until then."""
+    for deadline, left in ((120.0, True), (3e7, False)):
+        c = Controller()
+        c.train()
+        c.hear(1, msgspec.structs.replace(NOTICE, deadline=deadline))
+        assert bool(wanted(c.hear(1, ended("interrupted")), effects.Terminate)) is not left

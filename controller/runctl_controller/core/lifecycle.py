@@ -23,6 +23,9 @@ PROVIDER_GRACE = 180.0
 _LOOKS_APART = 32
 """After so many looks their distance grows no more. (It is reckoned with powers: of thousands of looks at a
 machine that is unheard for days they would be beyond all floats.)"""
+LONGEST_TAKING = 900.0
+"""Seconds to the named time for which a machine that trains no more is left to its provider. The agent alone
+has told that time: one that named the next year would keep its machine, and be paid for."""
 STOP_AGAIN = 30.0
 """Seconds beyond its grace after which an attempt that was asked to end is asked again."""
 RUN_STATE_OF = {
@@ -198,8 +201,8 @@ def release_machine(turn: Turn, attempt: Attempt) -> None:
     if machine is None or machine.state is MachineState.TERMINATED:
         return
     turn.use(machine.id, "idle")
-    if attempt.reason == "interrupted" and attempt.deadline_at is not None:
-        due = max(0.0, attempt.deadline_at - turn.at)
+    due = None if attempt.deadline_at is None else max(0.0, attempt.deadline_at - turn.at)
+    if attempt.reason == "interrupted" and due is not None and due <= LONGEST_TAKING:
         turn.after(f"overdue:{machine.id}", due + PROVIDER_GRACE)
         turn.after(f"look:{machine.id}", due + turn.world.look)
         return

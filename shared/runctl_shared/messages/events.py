@@ -142,10 +142,7 @@ class SharedFileSeen(Body, frozen=True, kw_only=True):
 
 
 class NoticeReceived(Body, frozen=True, kw_only=True):
-    """Word that the machine will be taken. `deadline`: seconds from now (None: no time was named).
-
-    `seen_after`: seconds from the provider's publishing it, as far as that is known.
-    """
+    """Word that the machine will be taken. `deadline`: seconds from now (None: no time was named)."""
 
     notice: Word
     kind: NoticeKind
