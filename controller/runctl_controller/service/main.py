@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from typing import Protocol
 
 from runctl_controller import __version__
 from runctl_controller.access.open import checked_access
@@ -39,6 +40,12 @@ CONNECT_TIMEOUT = 30.0
 Providers = Mapping[str, Provider]
 
 
+class Connect(Protocol):
+    """As `runctl_shared.bus.connect.connect`."""
+
+    def __call__(self, url: str, *, clock: Clock, name: str) -> Bus: ...
+
+
 def this_computer(config: ControllerConfig, clock: Clock) -> Providers:
     """Every provider there is, by name."""
     return {"local": LocalProvider(config.machines, clock)}
@@ -49,9 +56,10 @@ def serve(
     ready: Callable[[], None] = lambda: None,
     providers: Callable[[ControllerConfig, Clock], Providers] = this_computer,
     standing_by: Callable[[], None] = lambda: None,
+    connect: Connect = connect,
 ) -> None:
     """Be the controller of `config.state_dir` until told to stop, or idle; `ready` is called once it answers,
-    `standing_by` once it waits for its turn.
+    `standing_by` once it waits for its turn. `connect` finds the controller's own way to the bus.
 
     Raises RunctlError when it cannot: another one runs, the state cannot be used, the bus refuses; Superseded
     when another one has taken over.

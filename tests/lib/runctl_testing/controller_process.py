@@ -15,13 +15,17 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from runctl_controller.access.port import Agents
 from runctl_controller.client.client import Client
+from runctl_controller.providers.local.provider import AGENT_COMMAND, HOST_COMMAND, LocalProvider
 from runctl_controller.rehearsal.drill import FINAL
+from runctl_controller.service.config import ControllerConfig
+from runctl_controller.service.main import Providers, serve
 from runctl_shared.bus.connect import connect
 from runctl_shared.bus.port import Bus
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.draw import new_id
-from runctl_shared.errors import NoController
+from runctl_shared.errors import NoController, RunctlError
 from runctl_shared.messages.replies import CheckpointList, Done, LogPiece, RunDetail
 from runctl_shared.messages.requests import ListCheckpoints, ReadLog, ShowRun, SubmitRun
 from runctl_shared.spec import RunSpec
@@ -226,32 +230,39 @@ class House:
 
 
 def main() -> None:
-    from runctl_controller.access.port import Agents
-    from runctl_controller.providers.local import provider
-    from runctl_controller.service import main as service
-    from runctl_controller.service.config import ControllerConfig
-    from runctl_shared.errors import RunctlError
-
     state, bus, settings, of_ways, *how = sys.argv[1:]
     ways = Ways(*json.loads(of_ways))
     fields = json.loads(settings)
     for name, kind in (("agents", Agents), ("token_key", Path)):
         if name in fields:
             fields[name] = kind(fields[name])
-    provider._HOST_COMMAND = (*ways.machine, *provider._HOST_COMMAND)
-    if DOOM in os.environ:
-        defaults = provider.LocalProvider.__init__.__kwdefaults__ or {}
-        defaults["agent_command"] = (sys.executable, "-P", "-m", DOOMED)
-    service.connect = partial(_connect, ways.controller)  # type: ignore[attr-defined]  # it is imported there
     config = ControllerConfig(state_dir=Path(state), bus=bus, standby="standby" in how, **fields)
 
     def say(word: str) -> None:
         print(word, flush=True)
 
     try:
-        service.serve(config, partial(say, "ready"), standing_by=partial(say, "standing by"))
+        serve(
+            config,
+            partial(say, "ready"),
+            partial(_machines, ways),
+            standing_by=partial(say, "standing by"),
+            connect=partial(_connect, ways.controller),
+        )
     except RunctlError as error:
         sys.exit(f"runctl: {error}")
+
+
+def _machines(ways: Ways, config: ControllerConfig, clock: Clock) -> Providers:
+    doomed = (sys.executable, "-P", "-m", DOOMED)
+    return {
+        "local": LocalProvider(
+            config.machines,
+            clock,
+            agent_command=doomed if DOOM in os.environ else AGENT_COMMAND,
+            host_command=(*ways.machine, *HOST_COMMAND),
+        )
+    }
 
 
 def _connect(own: str, url: str, *, clock: Clock, name: str) -> Bus:

@@ -59,7 +59,7 @@ class _Boot(msgspec.Struct):
 
 # -P: a file of the user's that lies in the current folder must not be taken for one of ours.
 AGENT_COMMAND = (sys.executable, "-P", "-m", "runctl_agent")
-_HOST_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "runctl_controller.providers.local.host")
+HOST_COMMAND = (sys.executable, "-P", "-m", "runctl_controller.providers.local.host")
 _SAVE_MARGIN = 60.0
 _BURIAL_ROUNDS = 8
 _OFFER = Offer(provider="local", kind="local", place="local", price=0.0, spot=True, notice=120.0)
@@ -81,11 +81,13 @@ class LocalProvider:
         clock: Clock,
         *,
         agent_command: Sequence[str] = AGENT_COMMAND,
+        host_command: Sequence[str] = HOST_COMMAND,
         save_margin: float = _SAVE_MARGIN,
     ) -> None:
         self._root = root.absolute()
         self._clock = clock
         self._agent_command = tuple(agent_command)
+        self._host_command = tuple(host_command)
         self._save_margin = save_margin
         self._lock = self._root / "lock"
 
@@ -204,7 +206,7 @@ class LocalProvider:
             replace_file(self._token_file(record.token), record.machine.encode())
             with open(home.host_log, "ab") as output:
                 host = subprocess.Popen(
-                    [*_HOST_COMMAND, str(home.path), str(lock)],
+                    [*self._host_command, str(home.path), str(lock)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
