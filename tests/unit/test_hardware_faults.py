@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from runctl_agent.core import effects, inputs
 from runctl_agent.core.decide import decide
@@ -123,6 +124,24 @@ def test_a_training_that_goes_on_without_the_lost_gpu_is_left_alone() -> None:
     agent.give(xid_fault("7", 79, 1000.0), inputs.StepSeen(at=1070.0, step=6))
     agent.until(1000.0 + 2 * GIVE_UP)
     assert not agent.asked()
+
+
+def test_a_lost_gpu_does_not_hurry_a_training_that_is_slow_by_nature() -> None:
+    """Steps of ten minutes on another GPU than the lost one: ended for being what it always was."""
+    agent = Agent()
+    agent.give(inputs.StepSeen(at=1590.0, step=6), xid_fault("7", 79, 1600.0))
+    agent.until(2190.0)
+    agent.give(inputs.StepSeen(at=2190.0, step=7))
+    agent.until(1e5)
+    assert not agent.asked()
+
+
+def test_a_training_that_names_no_steps_survived_what_it_saved_after() -> None:
+    """A bug in the training, blamed on an error of hours before and retried elsewhere at no charge."""
+    agent = Agent()
+    agent.state = structs.replace(agent.state, stepped_at=None, last_step=None, saved_at=5000.0)
+    agent.give(xid_fault("0", 63, 1000.0))
+    assert agent.ends(6000.0).reason == "user_error"
 
 
 def test_the_same_error_from_two_sources_is_told_once_and_a_flood_is_cut_off() -> None:

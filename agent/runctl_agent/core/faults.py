@@ -18,8 +18,10 @@ RECENT = 60.0
 """Seconds for which steps may be seen after what will end the training: of batches that were fetched ahead,
 and because they are looked for at each heartbeat only."""
 GIVE_UP = 180.0
-"""Seconds after the loss of a GPU at which a training that has made no step since is ended: the calls that
-wait for that GPU may never return."""
+"""Seconds after the loss of a GPU at which a training that has made no step since is ended, at the least: the
+calls that wait for that GPU may never return."""
+TIMES_LONGEST = 3.0
+"""A silence means nothing before it is so many times the longest one that the training came out of."""
 
 
 def seen(turn: Turn, given: HardwareFaultSeen) -> None:
@@ -50,8 +52,9 @@ def _again(fault: Fault, at: float) -> Fault:
 
 
 def explains(state: State, at: float) -> bool:
-    """Whether what was seen at `at` may be why the training ended: no steps came after it, or few."""
-    since = state.stepped_at
+    """Whether what was seen at `at` may be why the training ended: no steps came after it, or few. Of a
+    training that names no steps, its checkpoints show that it went on."""
+    since = state.saved_at if state.stepped_at is None else state.stepped_at
     if since is None:
         return True
     if state.back_at is not None and state.unseen_from is not None and since < state.back_at + RECENT:
@@ -68,7 +71,7 @@ def blamed(state: State) -> Fault | None:
 def judge_at(state: State) -> float | None:
     """When to judge whether the training does without a GPU that is gone."""
     lost = _lost(state)
-    return None if lost is None else lost.at + GIVE_UP
+    return None if lost is None else lost.at + max(GIVE_UP, TIMES_LONGEST * state.longest_silence)
 
 
 def _lost(state: State) -> Fault | None:

@@ -16,8 +16,6 @@ from runctl_agent.core.phases import ALIVE
 from runctl_agent.core.turn import Turn
 from runctl_shared.messages.events import StallEnded
 
-TIMES_LONGEST = 3.0
-"""A silence must be so many times the longest one before it."""
 TIMES_BUSY = 3.0
 """A training that works is given so many times as long."""
 LOOK_AGAIN = 60.0
@@ -33,7 +31,7 @@ def limit(state: State) -> float:
 def patience(state: State) -> float:
     """The same, for this training as it is."""
     longer = TIMES_BUSY if state.busy or state.moved_at is None else 1.0
-    return longer * max(limit(state), TIMES_LONGEST * state.longest_silence)
+    return longer * max(limit(state), faults.TIMES_LONGEST * state.longest_silence)
 
 
 def look_at(state: State) -> float | None:
