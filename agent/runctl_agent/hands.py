@@ -75,7 +75,6 @@ class Hands:
         try:
             self._attention.begin()
             pid = self._training.start(effect.resume_path)
-            self._sentinel.begin(pid)
         except Exception as error:
             if not isinstance(error, TrainerCannotStart):
                 log.exception("training.cannot_start")
@@ -83,6 +82,7 @@ class Hands:
             self._tell(inputs.TrainingCannotStart(at=self._now, exit_code=code, detail=str(error)))
         else:
             self._tell(inputs.TrainingUp(at=self._now, pid=pid))
+            self._sentinel.begin(pid)
 
     def _ask_to_save(self, effect: effects.AskToSave) -> None:
         pids = self._training.ask_to_save(effect.signal)

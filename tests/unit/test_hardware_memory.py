@@ -105,7 +105,7 @@ class TestTheGroup:
         where = proc(
             tmp_path / "proc",
             "0::/system.slice/train.service\n",
-            f"30 23 0:28 / {mount} rw - cgroup2 cgroup2 rw\n",
+            f"29 23 0:27 / /nameless rw - tmpfs  rw\n30 23 0:28 / {mount} rw - cgroup2 cgroup2 rw\n",
         )
         group = memory_group(7, where)
         assert group is not None

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from runctl_agent.core.phases import Phase
+from runctl_agent.hardware.kernel_log import KernelLog
 from runctl_agent.hardware.pulse import Pulse, in_words
 from runctl_agent.host_metrics import HostMetrics
 from runctl_shared.clock import Clock
+from runctl_shared.messages.commands import StartTraining
 from runctl_testing.agents import Agent
 from runctl_testing.eventually import eventually
 from runctl_testing.trainings import Bench, new_bench
@@ -61,6 +63,30 @@ def test_a_silent_training_is_told_and_left_alone_and_told_again_when_it_moves(t
         eventually(lambda: "StallEnded" in agent.told(), 60)
         assert agent.state.phase is Phase.TRAINING
         assert "SaveAsked" not in agent.told()
+    finally:
+        agent.close()
+
+
+def test_what_cannot_be_understood_of_the_machine_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that runs and is told not to have started, or whose end is never told, because a line of
+    /proc is not as it was thought to be."""
+
+    def odd(*_: object) -> None:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr("runctl_agent.hardware.memory_watch.memory_group", odd)
+    monkeypatch.setattr("runctl_agent.hardware.memory_watch.machine_kills", odd)
+    monkeypatch.setattr(KernelLog, "start", odd)
+    monkeypatch.setattr(KernelLog, "catch_up", odd)
+    agent = Agent(tmp_path, (sys.executable, "-c", "print('step=1', flush=True)"))
+    try:
+        agent.start()
+        agent.command(StartTraining())
+        agent.until(Phase.ENDED)
+        assert agent.state.report is not None
+        assert (agent.state.report.reason, agent.state.report.last_step) == ("succeeded", 1)
     finally:
         agent.close()
 

@@ -29,8 +29,7 @@ class Group:
             lines = (self.folder / self.events).read_text().splitlines()
         except OSError:
             return None
-        found = [line.split() for line in lines]
-        return next((int(words[1]) for words in found if words[0] == "oom_kill"), None)
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
     def limit(self) -> int | None:
         """The least limit in bytes on it or a group around it, as far as it can be seen from here."""
@@ -72,7 +71,7 @@ def _folder(mounts: list[str], name: str, kind: str, option: str | None) -> Path
     """Where the group `name` is mounted. In a container, what is mounted may begin further down."""
     for line in mounts:
         before, _, after = line.partition(" - ")
-        fields, (fs, _, options) = before.split(), after.split(None, 2)
+        fields, (fs, *_, options) = before.split(), after.split()  # what is mounted may have no name
         if fs != kind or (option is not None and option not in options.split(",")):
             continue
         root, mount = fields[3], Path(fields[4])

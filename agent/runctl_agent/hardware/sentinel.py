@@ -1,7 +1,12 @@
-"""Beside the training: everything that the machine has to say of it."""
+"""Beside the training: everything that the machine has to say of it.
+
+Nothing of that is worth the training: what cannot be understood is logged, and done without. An agent that
+failed over it would take a training that runs for one that cannot start, or never tell that it has ended.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from runctl_agent.core.inputs import HardwareFaultSeen, LookedAround
@@ -14,6 +19,8 @@ from runctl_agent.hardware.pulse import Pulse, in_words
 from runctl_agent.host_metrics import HostMetrics
 from runctl_shared.clock import Clock
 from runctl_shared.messages.events import Gpu
+
+log = logging.getLogger("runctl.agent")
 
 
 class Sentinel:
@@ -39,9 +46,9 @@ class Sentinel:
         agent. Does nothing twice."""
         if not self._began:
             self._began = True
-            self._memory.begin(pid)
-            self._kernel.start(since=started_at)
-            self._gpus.start()
+            _try("memory", lambda: self._memory.begin(pid))
+            _try("kernel_log", lambda: self._kernel.start(since=started_at))
+            _try("gpus", self._gpus.start)
 
     def stop(self) -> None:
         self._gpus.stop()
@@ -50,7 +57,7 @@ class Sentinel:
         """At the pace of heartbeats, after the metrics were sampled."""
         sample = self._metrics.last
         if self._began and sample is not None:
-            self._memory.beat(sample.trainer_pids)
+            _try("memory", lambda: self._memory.beat(sample.trainer_pids))
             self._pulse.worked(sample.trainer_cpu)
 
     def gpus(self) -> tuple[Gpu, ...]:
@@ -78,8 +85,10 @@ class Sentinel:
 
     def traces(self, printed: Sequence[str]) -> tuple[MemoryTrace, ...]:
         """The training has ended: whether memory ran out, as far as that left a trace."""
-        self._kernel.catch_up()
-        return self._memory.traces(printed)
+        found: list[MemoryTrace] = []
+        _try("kernel_log", self._kernel.catch_up)
+        _try("memory", lambda: found.extend(self._memory.traces(printed)))
+        return tuple(found)
 
     def _heard(self, line: XidLine | KillLine, at: float) -> None:
         if isinstance(line, XidLine):
@@ -96,3 +105,10 @@ class Sentinel:
 
     def end(self) -> None:
         """Nothing to do."""
+
+
+def _try(what: str, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except Exception:
+        log.exception("%s.failed", what)
