@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -118,18 +117,17 @@ def witness(house: House) -> Iterator[Witness]:
 
 
 @pytest.fixture(scope="session")
-def confined_broker() -> Iterator[ConfinedBroker]:
+def confined_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConfinedBroker]:
     """A RabbitMQ as deploy/rabbitmq describes it, for all tests of one process."""
-    with tempfile.TemporaryDirectory(prefix="confined-") as folder:
-        try:
-            broker = ConfinedBroker(Path(folder))
-        except Unavailable as error:
-            pytest.skip(str(error))
-        try:
-            broker.start()
-            yield broker
-        finally:
-            broker.close()
+    try:
+        broker = ConfinedBroker(tmp_path_factory.mktemp("confined"))
+    except Unavailable as error:
+        pytest.skip(str(error))
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.close()
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -19,10 +21,7 @@ def limited(size: int) -> Iterator[Group]:
     own = memory_group("self")
     if own is None:
         pytest.skip("this machine shows no memory control group")
-    top = own.folder
-    while (top.parent / own.limits).exists() or (top.parent / "cgroup.procs").exists():
-        top = top.parent
-    folder = top / new_id("runctl-test")
+    folder = _top(own) / new_id(_name(os.getpid()))
     try:
         folder.mkdir()
     except OSError as error:
@@ -38,6 +37,26 @@ def limited(size: int) -> Iterator[Group]:
     finally:
         eventually(lambda: not (folder / "cgroup.procs").read_text().split(), what="the group to be empty")
         folder.rmdir()
+
+
+def remove_leftovers(of: int) -> None:
+    """Remove the groups that the test process `of` has made; nothing runs in them any more."""
+    own = memory_group("self")
+    for folder in [] if own is None else _top(own).glob(f"{_name(of)}-*"):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _name(process: int) -> str:
+    return f"runctl-test-{process}"
+
+
+def _top(group: Group) -> Path:
+    """The outermost group that can be seen from here."""
+    top = group.folder
+    while (top.parent / group.limits).exists() or (top.parent / "cgroup.procs").exists():
+        top = top.parent
+    return top
 
 
 def entering(group: Group, *command: str) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from runctl_testing.leftovers import end_marked
-from runctl_testing.netns import remove_leftovers
 
 
 class Guard:
@@ -41,8 +40,16 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     _wait_for_the_end_of(parent)
     end_marked(name, value)
-    remove_leftovers(of=parent)
+    _undo_what_root_may(parent)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _undo_what_root_may(parent: int) -> None:
+    # Imported when it is needed: a guard costs every test process its memory.
+    from runctl_testing import cgroups, netns, small_disk
+
+    for module in (small_disk, cgroups, netns):
+        module.remove_leftovers(parent)
 
 
 def _wait_for_the_end_of(parent: int) -> None:

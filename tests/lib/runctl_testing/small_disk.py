@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 _DETACH = 2
+_OWNER = "runctl-test-"
+"""What our mounts are called in the kernel's table, with the test process's id: what a killed test run leaves
+is unmounted by its guard."""
 _PIECE = 64 * 1024
 
 
@@ -65,11 +68,23 @@ class SmallDisk:
 def small_disk(path: Path, megabytes: int) -> Iterator[SmallDisk]:
     """A file system of that size at the folder `path`, made if need be; gone at the end, with all in it."""
     path.mkdir(parents=True, exist_ok=True)
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     target, options = os.fsencode(path), b"mode=700,size=%dm" % megabytes
-    if libc.mount(b"tmpfs", target, b"tmpfs", 0, options) != 0:
+    if libc.mount(f"{_OWNER}{os.getpid()}".encode(), target, b"tmpfs", 0, options) != 0:
         pytest.skip(f"a small file system cannot be mounted here: {os.strerror(ctypes.get_errno())}")
     try:
         yield SmallDisk(path)
     finally:
         libc.umount2(target, _DETACH)
+
+
+def remove_leftovers(of: int) -> None:
+    """Unmount what the test process `of` has mounted."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if f"{_OWNER}{of}" in after.split():
+            _libc().umount2(before.split()[4].encode().decode("unicode_escape").encode(), _DETACH)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
