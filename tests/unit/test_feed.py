@@ -19,7 +19,7 @@ class _Untouched:
 def test_what_nobody_follows_touches_neither_store_nor_bus() -> None:
     """A transaction for each heartbeat of ten thousand agents because one run is followed, or was once."""
     clock, nothing = FakeClock(), _Untouched()
-    feed = Feed(nothing, nothing, Hearing(10.0), clock)  # type: ignore[arg-type]  # that is the point
+    feed = Feed(nothing, nothing, Hearing(10.0), clock)
     feed.follow("run-abcd", 60.0)
     feed.beat(Beat(agent="agent-wxyz-1", at=0.0, body=Heartbeat(phase="training")))
     feed.output("agent-wxyz-1", OutputSeen(offset=0, data=b"x"))
