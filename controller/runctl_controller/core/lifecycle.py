@@ -146,16 +146,7 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
     if not attempt.open:
         return
     report = _credible(attempt, report)
-    lost = report.lost_seconds
-    if attempt.started_at is not None and report.storing_seconds > 0:
-        # The training had ended by then, and what it left was being stored.
-        ended = max(attempt.started_at, turn.happened - report.storing_seconds)
-        turn.use(attempt.agent, "saving", since=ended)
-    if report.reason != "succeeded" and attempt.started_at is not None:
-        since = attempt.saved_at if attempt.saved_at is not None else attempt.started_at
-        turn.record = msgspec.structs.replace(
-            turn.record, intervals=mark_lost(turn.record.intervals, attempt.number, since)
-        )
+    _account(turn, attempt, report)
     attempt = turn.attempt(
         attempt.number,
         AttemptState.ENDED,
@@ -166,7 +157,7 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
         ended_at=turn.happened,
         last_step=attempt.last_step if report.last_step is None else report.last_step,
         saved_step=attempt.saved_step if report.saved_step is None else report.saved_step,
-        lost_seconds=lost,
+        lost_seconds=report.lost_seconds,
         lost_steps=report.lost_steps,
         unheard_since=None,
     )
@@ -178,13 +169,26 @@ def end_attempt(turn: Turn, attempt: Attempt, report: AttemptEnded, actor: str =
         actor=actor,
         reason=report.reason,
         exit_code=report.exit_code,
-        lost_seconds=lost,
+        lost_seconds=report.lost_seconds,
         lost_steps=report.lost_steps,
         exit_seconds=report.exit_seconds,
         storing_seconds=report.storing_seconds,
     )
     release_machine(turn, attempt)
     _after(turn, attempt)
+
+
+def _account(turn: Turn, attempt: Attempt, report: AttemptEnded) -> None:
+    """What the machine was used for at the end of the attempt, and for nothing."""
+    if attempt.started_at is not None and report.storing_seconds > 0:
+        # The training had ended by then, and what it left was being stored.
+        ended = max(attempt.started_at, turn.happened - report.storing_seconds)
+        turn.use(attempt.agent, "saving", since=ended)
+    if report.reason != "succeeded" and attempt.started_at is not None:
+        since = attempt.saved_at if attempt.saved_at is not None else attempt.started_at
+        turn.record = msgspec.structs.replace(
+            turn.record, intervals=mark_lost(turn.record.intervals, attempt.number, since)
+        )
 
 
 def _credible(attempt: Attempt, report: AttemptEnded) -> AttemptEnded:

@@ -28,7 +28,7 @@ from runctl_controller.service.secrets import Secrets
 from runctl_controller.service.standby import Led, lead
 from runctl_controller.store.port import Store
 from runctl_shared.bus.connect import connect
-from runctl_shared.bus.port import Address, Bus, Stream
+from runctl_shared.bus.port import Address, Bus, Stream, Subscription
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.errors import NoController, RefusedByGuard
 from runctl_shared.messages.replies import Status
@@ -106,16 +106,7 @@ def _serve(
 ) -> None:
     store = led.store
     access = checked_access(config, store.installation(), clock)
-    world = World(
-        installation=store.installation(),
-        bus=access.bus,
-        offers=tuple(offer for provider in providers.values() for offer in provider.offers()),
-        heartbeat=config.heartbeat,
-        lease=config.lease,
-        notice_poll=config.notice_poll,
-        kill_margin=config.kill_margin,
-        boot_limit=config.boot_limit,
-    )
+    world = _world(config, store.installation(), access.bus, providers)
     executor = Executor(bus, providers, clock, world.installation, access)
     secrets = Secrets(config.state_dir, clock)
     secrets.sweep(store)
@@ -125,17 +116,8 @@ def _serve(
         store.renew()
         seat.keep()
 
-    loop = Loop(
-        engine,
-        store,
-        bus,
-        clock,
-        hearing,
-        executor.carry_out,
-        secrets.changed,
-        renew,
-        config.takeover / LOOKS,
-    )
+    every = config.takeover / LOOKS
+    loop = Loop(engine, store, bus, clock, hearing, executor.carry_out, secrets.changed, renew, every)
     about = _about(config, led, clock)
     clients = Clients(loop, store, clock, about, providers, lambda: holders(config.standbys))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -143,11 +125,7 @@ def _serve(
     _declare_agents(bus, store, loop.show_well)
     sweeper = Sweeper(access, store, clock)
     sweeper.start()
-    subscriptions = [
-        bus.subscribe(Address(Stream.EVENTS), loop.on_event),
-        bus.subscribe(Address(Stream.HEARTBEATS), loop.on_heartbeat, prefetch=500),
-        bus.subscribe(Address(Stream.REQUESTS), clients.on_request),
-    ]
+    subscriptions = _listen(bus, loop, clients)
     log.info(
         "controller.ready process=%d epoch=%d installation=%s", about.pid, about.epoch, about.installation
     )
@@ -159,6 +137,27 @@ def _serve(
     sweeper.close()
     if loop.superseded is not None:
         raise loop.superseded
+
+
+def _world(config: ControllerConfig, installation: str, bus: str, providers: Providers) -> World:
+    return World(
+        installation=installation,
+        bus=bus,
+        offers=tuple(offer for provider in providers.values() for offer in provider.offers()),
+        heartbeat=config.heartbeat,
+        lease=config.lease,
+        notice_poll=config.notice_poll,
+        kill_margin=config.kill_margin,
+        boot_limit=config.boot_limit,
+    )
+
+
+def _listen(bus: Bus, loop: Loop, clients: Clients) -> list[Subscription]:
+    return [
+        bus.subscribe(Address(Stream.EVENTS), loop.on_event),
+        bus.subscribe(Address(Stream.HEARTBEATS), loop.on_heartbeat, prefetch=500),
+        bus.subscribe(Address(Stream.REQUESTS), clients.on_request),
+    ]
 
 
 def _declare_agents(bus: Bus, store: Store, between: Callable[[], None]) -> None:
