@@ -14,7 +14,7 @@ help:
 	  'make test-frameworks   real trainings (PyTorch, Hugging Face, Lightning, torchrun) interrupted and resumed' \
 	  'make check   linters, types, import contracts, the agent installed alone' \
 	  'make docs    writes docs/messages.md and docs/lifecycles.md from the code' \
-	  'make soak    the simulation with SEEDS=100000 seeds and every fault REPEAT=50 times, or as you like' \
+	  'make soak    the simulation with SEEDS=100000 seeds, every fault REPEAT=50 times, or as you like, and what is slow' \
 	  'make fuzz    fuzzes what decodes and what hears, SECONDS=60 each, with coverage as the guide' \
 	  'make bench   measures the numbers that runctl promises to hold, ROWS="start idle" or all' \
 	  'make bench-scale  10,000 agents against one controller, for ten minutes' \
@@ -59,6 +59,7 @@ soak: env
 	@python3 deploy/dev/install_broker.py
 	RUNCTL_SIM_SEEDS=$(SEEDS) $(BIN)/pytest -m simulation --timeout=0 tests/simulation
 	$(BIN)/pytest --fault-repeat $(REPEAT) -n 3 --dist worksteal tests/faults
+	$(BIN)/pytest -m slow -n 3 --dist worksteal --ignore=tests/faults tests
 
 SECONDS ?= 60
 fuzz: env
