@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from runctl_controller.store.port import Superseded
 from runctl_controller.store.sql import sqlite
 from runctl_controller.store.sql.store import SqlStore
 from runctl_shared.errors import StoreUnusable
@@ -250,3 +251,17 @@ def test_a_closed_store_says_so(path: Path) -> None:
     with pytest.raises(StoreUnusable, match="closed"):
         _add(store, "run-a")
     assert [each.name for each in path.parent.iterdir()] == ["state.db"]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_a_file_that_goes_away_under_its_controller(path: Path, replaced: bool) -> None:
+    """A controller that works on for days in a file without a name, and takes it all along when it ends."""
+    with closing(_open(path)) as store:
+        _add(store, "run-before")
+        path.unlink()
+        if replaced:
+            with closing(_open(path)) as other:
+                _add(other, "run-other")
+        with pytest.raises(Superseded, match="was removed, or another") as caught:
+            _add(store, "run-after")
+        assert "runctl import" in caught.value.mend

@@ -16,7 +16,7 @@ from runctl_shared.messages.events import Heartbeat
 
 
 class Superseded(StoreUnusable):
-    """Another controller has taken over: this one must not write any more."""
+    """Another controller has taken over, or the state is no longer ours: this one must not write any more."""
 
     code = "superseded"
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnClause, Connection, bindparam, insert, literal_colu
 from sqlalchemy.exc import DBAPIError
 
 from runctl_controller.core.leadership import Leadership
-from runctl_controller.store.port import Store, superseded
+from runctl_controller.store.port import Store, Superseded, superseded
 from runctl_controller.store.sql import sqlite
 from runctl_controller.store.sql.migrations import migrate
 from runctl_controller.store.sql.tables import leadership, meta
@@ -42,6 +42,7 @@ class SqlStore:
         self._holder: int | None = None
         self._epoch: int | None = None
         sqlite.prepare(self._path)
+        self._file = _identity(self._path)
         with self._understood():
             self._db = sqlite.engine(self._path).connect()
             try:
@@ -94,6 +95,12 @@ class SqlStore:
     @contextmanager
     def _leading(self) -> Iterator[Connection]:
         """A transaction in which nobody else can have become the leader. (Who never took over only looks.)"""
+        if _identity(self._path) != self._file:
+            # What SQLite still holds is a file without a name: whatever goes into it is lost.
+            raise Superseded(
+                f"The state file {self._path} was removed, or another was put in its place.",
+                "`runctl import` brings runs back from the store of their checkpoints.",
+            )
         with self._begun() as db:
             if self._epoch is not None and self._epoch != (now := _leads(db)).epoch:
                 raise superseded(now)
@@ -127,6 +134,15 @@ def leadership_in(path: Path) -> Leadership | None:
     """See Store.leadership. Also of a file that is not open here, and changes nothing in it."""
     row = sqlite.glance(path, str(_LEADS))
     return None if row is None else Leadership(**dict(zip(Leadership.__struct_fields__, row, strict=True)))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file that is; None when it is not there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _leads(db: Connection) -> Leadership:
