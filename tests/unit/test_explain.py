@@ -196,3 +196,34 @@ def test_nobody_is_sent_to_a_command_that_would_be_refused(state: RunState) -> N
     told = text(run(state), part=Part.YOU)
     assert ("runctl stop" in told) == (state in OPEN_RUN)
     assert ("runctl resume" in told) == (state in (RunState.PAUSED, RunState.STUCK, RunState.FAILED))
+
+
+FULL = "last: There is no room left in the checkpoint folder /c: it is full. Make room, or use another."
+
+
+def failed_to_store(at: float) -> Tell:
+    return Tell(at=at, attempt=1, kind="checkpoint_failed", text=FULL, actor="agent", data={})
+
+
+def test_checkpoints_that_cannot_be_stored_are_told_with_the_mend() -> None:
+    """Only "no checkpoint is stored yet", while the store is full and an interruption would lose it all."""
+    record = with_attempt(run(), state=AttemptState.TRAINING, started_at=100.0)
+    story = (tell("checkpoint", 9_800.0), failed_to_store(9_900.0))
+    now = text(record, *story, part=Part.NOW)
+    assert "could not be stored at T9900: last: There is no room left in the checkpoint folder /c" in now
+    you = text(record, *story, part=Part.YOU)
+    assert "Make room, or use another: then the checkpoint is stored by itself" in you
+    stored_since = (*story, tell("checkpoint", 9_950.0))
+    assert "could not be stored" not in text(record, *stored_since)
+    assert "Make room" not in text(record, *stored_since)
+
+
+def test_work_that_was_lost_because_it_could_not_be_stored_has_that_cause() -> None:
+    """An end that only says how much was lost."""
+    ended: dict[str, Any] = {"state": AttemptState.ENDED, "reason": "interrupted", "started_at": 100.0}
+    record = with_attempt(run(RunState.PAUSED), lost_seconds=3.3, **ended)
+    told = text(record, failed_to_store(9_900.0), part=Part.HAPPENED)
+    assert "of work were lost; its last checkpoint could not be stored at T9900: last: There is no" in told
+    assert "Make room, or use another: else" in text(record, failed_to_store(9_900.0), part=Part.YOU)
+    saved = with_attempt(run(RunState.PAUSED), lost_seconds=0.0, **ended)
+    assert "could not be stored" not in text(saved, failed_to_store(9_900.0), part=Part.HAPPENED)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from runctl_controller.core.reasons import RULES, Next
 from runctl_controller.explain.said import Case, Part, Said, ended_by
+from runctl_controller.explain.storing import why_lost
 from runctl_shared.messages.replies import AttemptView, StoryView
 from runctl_shared.units import format_duration
 
@@ -203,17 +204,19 @@ def _ended(case: Case, attempt: AttemptView) -> str:
     what = attempt.detail or ("" if rule is None else rule.sentence)
     evidence = EVIDENCE[reason](case, attempt) if reason in EVIDENCE else "it is on record"
     text = f"Attempt {attempt.attempt} ended{case.at(attempt.ended_at)}: {reason} ({what.rstrip('.')})"
-    return ended_by(f"{text}; {evidence}{_lost(attempt)}")
+    return ended_by(f"{text}; {evidence}{_lost(case, attempt)}")
 
 
-def _lost(attempt: AttemptView) -> str:
+def _lost(case: Case, attempt: AttemptView) -> str:
     if attempt.started_at is None:
         return ""
     saved = "" if attempt.saved_step is None else f" (saved: step {attempt.saved_step})"
     if not attempt.lost_seconds:
         return f"; no work was lost{saved}"
     steps = "" if attempt.lost_steps is None else f", {attempt.lost_steps} steps"
-    return f"; {format_duration(attempt.lost_seconds)} of work were lost{steps}{saved}"
+    return (
+        f"; {format_duration(attempt.lost_seconds)} of work were lost{steps}{saved}{why_lost(case, attempt)}"
+    )
 
 
 def _newest(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from runctl_controller.core.reasons import RULES
 from runctl_controller.explain.said import Case, Part, Said, ended_by, times
+from runctl_controller.explain.storing import mend, unstored
 from runctl_shared.messages.replies import AttemptView, MachineView
 
 Sentences = tuple[str, str]
@@ -260,6 +261,7 @@ def now_and_next(case: Case) -> Iterator[Said]:
         row = ATTEMPT.get(current.state, _over)
         told, ends = row(case, current)
         yield Said(Part.NOW, told, current.since)
+    yield from unstored(case)
     for text in _besides(case, current):
         yield Said(Part.NOW, text)
     yield Said(Part.NEXT, ends)
@@ -318,5 +320,6 @@ def you(case: Case) -> Iterator[Said]:
     if case.run.wanted in ("pause", "cancel") and case.current is not None:
         yield Said(Part.YOU, "Nothing: it was asked to end, and does so.")
         return
+    yield from mend(case)
     for text in YOU.get(case.run.state, ()):
         yield Said(Part.YOU, text.format(name=case.name))
