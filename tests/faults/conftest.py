@@ -59,10 +59,8 @@ def dice(request: pytest.FixtureRequest) -> random.Random:
 def ward_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One house for the trainings of a whole module: most faults need no controller of their own."""
     state = tmp_path_factory.mktemp("ward") / "state"
-    made = House(state, f"sqlite://{state / 'bus.db'}")
-    made.start()
-    yield made
-    made.stop()
+    with House(state, f"sqlite://{state / 'bus.db'}") as made:
+        yield made
 
 
 @pytest.fixture
@@ -75,10 +73,8 @@ def ward(ward_house: House, tmp_path: Path) -> Iterator[Ward]:
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     """A controller over the embedded bus, started."""
-    made = House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}")
-    made.start()
-    yield made
-    made.stop()
+    with House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}") as made:
+        yield made
 
 
 @pytest.fixture
@@ -91,10 +87,8 @@ def lab(amqp_url: str) -> Iterator[Lab]:
 @pytest.fixture
 def amqp_house(lab: Lab, tmp_path: Path) -> Iterator[House]:
     """A controller over RabbitMQ, started."""
-    made = House(tmp_path / "state", lab.url)
-    made.start()
-    yield made
-    made.stop()
+    with House(tmp_path / "state", lab.url) as made:
+        yield made
 
 
 @pytest.fixture
@@ -103,10 +97,8 @@ def wired(lab: Lab, tmp_path: Path) -> Iterator[Wired]:
     agents, controllers = lab.wire(), lab.wire()
     house = House(tmp_path / "state", agents.url)
     house.ways = Ways(controller=controllers.url, client=lab.url)
-    house.start()
-    with witnessed(house) as it:
+    with house, witnessed(house) as it:
         yield Wired(house, it, agents, controllers)
-    house.stop()
 
 
 @pytest.fixture

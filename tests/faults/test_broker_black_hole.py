@@ -38,10 +38,8 @@ def apart(lab: Lab, net: Network, tmp_path: Path) -> Iterator[Wired]:
     wire = lab.wire(host=net.here)
     house = House(tmp_path / "state", wire.url)
     house.ways = Ways(controller=lab.url, client=lab.url, machine=net.prefix)
-    house.start()
-    with witnessed(house) as it:
+    with house, witnessed(house) as it:
         yield Wired(house, it, wire, wire)
-    house.stop()
 
 
 @pytest.mark.parametrize("way", ["both ways", "to the broker", "from the broker"])

@@ -20,10 +20,8 @@ pytestmark = pytest.mark.amqp
 @pytest.fixture
 def house(tmp_path: Path, module_broker: Broker) -> Iterator[House]:
     """A controller over RabbitMQ, started."""
-    made = House(tmp_path / "state", f"{module_broker.url}?prefix=t{secrets.token_hex(4)}")
-    made.start()
-    yield made
-    made.stop()
+    with House(tmp_path / "state", f"{module_broker.url}?prefix=t{secrets.token_hex(4)}") as made:
+        yield made
 
 
 @pytest.mark.parametrize("with_controller", [False, True], ids=["alone", "with-controller"])

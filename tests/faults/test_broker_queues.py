@@ -47,8 +47,7 @@ def test_the_broker_is_short_of_memory_during_a_checkpoint(
     checkpoint that is committed and never told of."""
     with closing(Lab(low.url)) as lab:
         house = House(tmp_path / "state", lab.url)
-        house.start()
-        with witnessed(house) as witness:
+        with house, witnessed(house) as witness:
             run = house.submit("--steps", "150", env=witness.env)
             house.wait_training(run, saved=dice.randrange(0, 30, 10))
             low.ctl("set_vm_memory_high_watermark", "absolute", "1")
@@ -56,4 +55,3 @@ def test_the_broker_is_short_of_memory_during_a_checkpoint(
             witness.look(run)
             low.ctl("set_vm_memory_high_watermark", "0.6")
             told_once(house, witness, run)
-        house.stop()

@@ -75,9 +75,8 @@ def house(
         bus = f"{request.getfixturevalue('amqp_url')}?prefix=f{os.getpid()}{new_id('x')[2:]}"
     made = House(tmp_path / "state", bus, lease=15.0)
     made.env, made.clock = clocks.env, clocks
-    made.start()
-    yield made
-    made.stop()
+    with made:
+        yield made
 
 
 def _undisturbed(detail: RunDetail) -> None:
@@ -119,10 +118,8 @@ def test_the_clock_is_set_by_hours_and_back(
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Iterator[House]:
     """A house with a lease so short that nothing need sleep for long."""
-    made = House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}", lease=LEASE)
-    made.start()
-    yield made
-    made.stop()
+    with House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}", lease=LEASE) as made:
+        yield made
 
 
 def test_the_machine_sleeps_and_nobody_is_taken_for_silent(sleeper: House, dice: random.Random) -> None:

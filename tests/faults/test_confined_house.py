@@ -28,10 +28,8 @@ def way(request: pytest.FixtureRequest) -> Agents:
 @pytest.fixture
 def housed(estate: Estate, way: Agents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     monkeypatch.setenv("RUNCTL_BUS_URL", estate.url)  # as a user's shell has it
-    made = estate.house(way, tmp_path / "state")
-    made.start()
-    yield made
-    made.stop()
+    with estate.house(way, tmp_path / "state") as made:
+        yield made
 
 
 def test_a_run_trains_is_interrupted_and_resumes(estate: Estate, housed: House, way: Agents) -> None:

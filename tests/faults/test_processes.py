@@ -48,13 +48,9 @@ def test_the_agent_dies_between_acting_and_saying_so(
     and acknowledged there is always a moment in which only one side of it has happened."""
     monkeypatch.setenv(DOOM, doom(boundary, before=dice.random() < 0.5, count=dice.randint(1, 10)))
     house = House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}")
-    house.start()
-    try:
-        with witnessed(house) as witness:
-            run = house.submit(*STEPS, env=witness.env)
-            house.wait_final(run)
-            detail = witness.check(run)
-    finally:
-        house.stop()
+    with house, witnessed(house) as witness:
+        run = house.submit(*STEPS, env=witness.env)
+        house.wait_final(run)
+        detail = witness.check(run)
     assert (detail.run.state, len(detail.attempts)) == ("succeeded", 1)
     assert (house.state / "machines" / "machines" / ids.agent_id(run, 1) / DEAD).exists()

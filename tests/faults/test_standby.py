@@ -33,10 +33,8 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
         # The broker drops a consumer that it has not heard for two heartbeats; until then it stays the active
         # one.
         bus = f"{request.getfixturevalue('amqp_url')}?prefix=f{os.getpid()}{new_id('x')[2:]}&heartbeat=2"
-    made = House(state, bus, takeover=TAKEOVER)
-    made.start()
-    yield made
-    made.stop()
+    with House(state, bus, takeover=TAKEOVER) as made:
+        yield made
 
 
 def _standby(house: House) -> ControllerProcess:

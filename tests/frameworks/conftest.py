@@ -30,10 +30,8 @@ def python() -> str:
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     """A controller over the embedded bus, started."""
-    made = House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}")
-    made.start()
-    yield made
-    made.stop()
+    with House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}") as made:
+        yield made
 
 
 @pytest.fixture

@@ -112,6 +112,18 @@ class House:
             self._client = Client(self.ways.client or self.bus, self.clock)
         return self._client
 
+    def __enter__(self) -> House:
+        """Start it; whatever comes, `stop` it at the end of the block."""
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         self._leader = self._spawn("controller.log")
         said = self._leader.line()
