@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from runctl_shared.clock import SystemClock
-from runctl_shared.draw import new_id
 from runctl_shared.messages.replies import RunDetail
 from runctl_testing.aftermath import Witness, witnessed
 from runctl_testing.controller_process import LIB, House
@@ -72,7 +71,7 @@ def house(
     """Its lease is short: whoever counts a jump as silence ends something."""
     bus = f"sqlite://{tmp_path / 'state' / 'bus.db'}"
     if whose != KINDS:  # clocks that differ are those of different machines
-        bus = f"{request.getfixturevalue('amqp_url')}?prefix=f{os.getpid()}{new_id('x')[2:]}"
+        bus = request.getfixturevalue("lab").url
     made = House(tmp_path / "state", bus, lease=15.0)
     made.env, made.clock = clocks.env, clocks
     with made:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading
@@ -13,7 +12,6 @@ import psutil
 import pytest
 
 from runctl_controller.service.stuck import holds_one
-from runctl_shared.draw import new_id
 from runctl_shared.messages.replies import Done, Status
 from runctl_shared.messages.requests import ControllerStatus, InterruptRun
 from runctl_testing.aftermath import Witness
@@ -32,7 +30,7 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     if request.param == "amqp":
         # The broker drops a consumer that it has not heard for two heartbeats; until then it stays the active
         # one.
-        bus = f"{request.getfixturevalue('amqp_url')}?prefix=f{os.getpid()}{new_id('x')[2:]}&heartbeat=2"
+        bus = f"{request.getfixturevalue('lab').url}&heartbeat=2"
     with House(state, bus, takeover=TAKEOVER) as made:
         yield made
 
