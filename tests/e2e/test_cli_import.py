@@ -79,7 +79,12 @@ def test_a_living_machine_is_adopted_not_doubled(tmp_path: Path) -> None:
         assert "has not finished it, and may still look after it" in refused.err
         assert "--take-over" in refused.err
         assert runctl.json("ls")["runs"] == []
-        said = runctl("import", "--take-over", str(kept))
+        fresh = runctl("import", "--take-over", str(kept))
+        assert fresh.code == 4
+        assert "its controller seems to live" in fresh.err
+        assert "--force" in fresh.err
+        assert runctl.json("ls")["runs"] == []
+        said = runctl("import", "--take-over", "--force", str(kept))
         assert said.code == 0
         assert "imported, and looked after: its machine agent-" in said.out
         done = runctl.until("alive", "succeeded")

@@ -127,6 +127,16 @@ def test_what_resumed_and_what_was_lost_is_said_with_its_proof() -> None:
     assert "which is below: it did not resume." in below
 
 
+def test_a_machine_that_is_only_not_listed_is_not_said_to_be_gone() -> None:
+    """An imported run whose machine lives on another computer, told as the word of a provider."""
+    record = with_attempt(run(), state=AttemptState.ENDED, reason="lost", created_at=50.0)
+    record = change_machine(record, 1, state=MachineState.TERMINATED, absent_since=200.0, ended_at=200.0)
+    told = text(record, tell("imported", 100.0, attempt=0), part=Part.HAPPENED)
+    assert "this computer does not know its machine" in told
+    assert "gone" not in told
+    assert "does not list the machine any more since T200" in text(record, part=Part.HAPPENED)
+
+
 def test_silence_is_not_called_death() -> None:
     record = with_attempt(run(), state=AttemptState.TRAINING, started_at=100.0, unheard_since=9_940.0)
     record = change_machine(record, 1, state=MachineState.RUNNING, looked_at=9_990.0)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from runctl_controller.core import taking
 from runctl_controller.core.keeping import keep
 from runctl_controller.core.model import Record
 from runctl_controller.core.tables import AttemptState, MachineState, RunState
@@ -117,6 +118,40 @@ def test_taken_over_without_a_machine_it_waits_for_a_person(office: Office, tmp_
     record = office.record()
     assert (record.run.wanted.value, len(record.attempts)) == ("pause", 1)
     assert not [call for call, _ in office.provider.calls if call == "launch"]
+
+
+def test_what_its_owner_was_just_busy_with_is_not_taken_over(office: Office, tmp_path: Path) -> None:
+    """Two controllers of one run, because a person believed that the other one was gone."""
+    store = put(tmp_path / "theirs", going(RUN))
+    store.write_record(keep(going(RUN), OTHERS, office.clock.now() - 20.0))
+    outcome, note = bring(office, tmp_path / "theirs", take_over=True)[RUN]
+    assert outcome == "held"
+    assert note.startswith("its controller kept its record 2")
+    assert "its controller seems to live" in note
+    assert office.client.ask(requests.ListRuns(), RunList).runs == ()
+    outcome, note = bring(office, tmp_path / "theirs", take_over=True, force=True)[RUN]
+    assert outcome == "adopted"
+    assert "this computer does not know its machine" in note
+
+
+def test_a_fresh_claim_counts_though_the_record_is_old(office: Office, tmp_path: Path) -> None:
+    """A record that did not reach the store in time would hide that somebody has just resumed the run."""
+    store = put(tmp_path / "theirs", paused(RUN))
+    store.claim(2, agent_id(RUN, 2), None, office.clock.now() - 20.0)
+    outcome, note = bring(office, tmp_path / "theirs", take_over=True)[RUN]
+    assert (outcome, note[:20]) == ("held", "attempt 2 claimed it")
+
+
+@pytest.mark.parametrize(
+    ("ages", "told"),
+    [((), ""), ((taking.FRESH,), ""), ((5000.0, 20.0), "b 20 s ago"), ((-1e9, 20.0), "a 0 s ago")],
+)
+def test_the_newest_sign_decides(ages: tuple[float, ...], told: str) -> None:
+    """An old sign beside a fresh one, or a clock that is ahead, taken for nobody."""
+    signs = [taking.Sign(what=what, at=1e6 - age) for what, age in zip("ab", ages, strict=False)]
+    found = taking.sign_of_life(signs, 1e6)
+    assert found.startswith(told)
+    assert bool(found) == bool(told)
 
 
 def paused(run: str) -> Record:

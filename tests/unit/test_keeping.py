@@ -62,12 +62,12 @@ def test_what_is_kept_is_read_and_holds_no_way_to_the_bus() -> None:
     data = keep(change_machine(WHOLE, 1, order=order), OWNER, 5.0)
     assert b"hunter2" not in data
     assert b"aHVudGVy" not in data
-    found, owner = read(data, SPEC)
+    found, kept = read(data, SPEC)
     bare = tuple(
         msgspec.structs.replace(m, order=msgspec.structs.replace(m.order, boot=b"")) for m in WHOLE.machines
     )
     assert found == msgspec.structs.replace(WHOLE, machines=bare)
-    assert owner == OWNER
+    assert kept.installation == OWNER
 
 
 def _set(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
@@ -119,7 +119,7 @@ def test_what_a_later_version_adds_is_passed_over_however_deep_it_is() -> None:
     for depth in range(sys.getrecursionlimit()):
         deep = b'"later":' + b"[" * depth + b"]" * depth + b',"attempts":'
         with suppress(Unsound):
-            assert read(data.replace(b'"attempts":', deep), SPEC) == read(data, SPEC)
+            assert read(data.replace(b'"attempts":', deep), SPEC)[0] == read(data, SPEC)[0]
 
 
 def test_whatever_bytes_lie_there_nothing_else_is_raised() -> None:

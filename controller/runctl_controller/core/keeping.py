@@ -19,6 +19,7 @@ from runctl_shared.spec import RunSpec
 
 USES = frozenset({"boot", "staging", "waiting", "training", "saving", "lost", "idle"})
 MOST_ATTEMPTS = 10_000
+UNKNOWN_END = "its end is not on record"
 _LATEST = 1e12
 _GREATEST = 2**53
 _ALTERNATING = (AttemptState.TRAINING, AttemptState.SAVING)
@@ -49,8 +50,8 @@ def _without_boot(machine: Machine) -> Machine:
     return msgspec.structs.replace(machine, order=msgspec.structs.replace(machine.order, boot=b""))
 
 
-def read(data: bytes, spec: RunSpec) -> tuple[Record, str]:
-    """The record of the run of `spec`, and whose it was. Raises Unsound."""
+def read(data: bytes, spec: RunSpec) -> tuple[Record, Kept]:
+    """The record of the run of `spec`, and as what it was kept. Raises Unsound."""
     try:
         kept = msgspec.json.decode(data, type=Kept)
         plain = kept.record
@@ -63,7 +64,7 @@ def read(data: bytes, spec: RunSpec) -> tuple[Record, str]:
         raise Unsound(problem)
     if not is_id(kept.installation):
         raise Unsound("it names no installation")
-    return record, kept.installation
+    return record, kept
 
 
 def changed(old: Record, new: Record) -> bool:
@@ -87,7 +88,7 @@ def _coarse(state: AttemptState) -> AttemptState:
 def ended_unknown(attempt: Attempt, at: float | None) -> Attempt:
     """The attempt, over in a way that is not on record."""
     return msgspec.structs.replace(
-        attempt, state=AttemptState.ENDED, reason="lost", detail="its end is not on record", ended_at=at
+        attempt, state=AttemptState.ENDED, reason="lost", detail=UNKNOWN_END, ended_at=at
     )
 
 

@@ -163,7 +163,9 @@ def _gone(turn: Turn, machine: Machine, sighting: Sighting | None) -> None:
     turn.machine(machine.id, MachineState.TERMINATED, ended_at=ended, cause=cause)
     turn.do(ForgetAgent(agent=machine.id))
     if sighting is not None:
-        text = f"machine {machine.id} is gone ({cause or 'no longer listed'})"
+        absent = sighting.state is Provided.ABSENT
+        listed = f"the provider here does not list machine {machine.id}: it counts as gone"
+        text = listed if absent else f"machine {machine.id} is gone ({cause or 'for a reason not told'})"
         turn.tell("machine", text, attempt=machine.attempt, actor="provider", cause=cause)
 
 

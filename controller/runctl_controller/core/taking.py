@@ -15,6 +15,7 @@ from runctl_shared.checkpoints.manifest import Claim, NameParts
 from runctl_shared.ids import agent_id
 from runctl_shared.messages.events import AttemptEnded
 from runctl_shared.spec import RunSpec
+from runctl_shared.units import format_duration
 
 NEVER_TOLD = 1_000_000
 """Added to the number of commands: how many were sent since the record was kept is not known, and the id of
@@ -26,6 +27,9 @@ _BEFORE_TRAINING = (
     AttemptState.READY,
     AttemptState.STARTING,
 )
+FRESH = 900.0
+"""Seconds for which a sign of life counts: the lease of a machine, as nobody can tell from here that it is
+another one there."""
 _IMPORTED = "imported; no machine of it is known to train"
 
 
@@ -109,6 +113,24 @@ def _attempt(spec: RunSpec, number: int, traces: Traces) -> Attempt:
 def unfinished(record: Record) -> bool:
     """Whether somebody may still be looking after it."""
     return record.busy or record.run.state in OPEN_RUN
+
+
+class Sign(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was done to the run in its store: `what`, in words, and when (UTC seconds)."""
+
+    what: str
+    at: float
+
+
+def sign_of_life(signs: Sequence[Sign], at: float) -> str:
+    """Why somebody seems to look after an unfinished run at `at`, and until when that counts; "" when nothing
+    is fresh. A moment in the future is as fresh as can be: clocks differ, and what is unknown is not safe."""
+    newest = max(signs, key=lambda sign: sign.at, default=None)
+    age = 0.0 if newest is None else max(0.0, at - newest.at)
+    if newest is None or age >= FRESH:
+        return ""
+    left = format_duration(FRESH - age)
+    return f"{newest.what} {age:.0f} s ago: its controller seems to live (without another sign, {left} more)"
 
 
 def taken_over(record: Record, traces: Traces, living: Sequence[Living], at: float) -> Record:

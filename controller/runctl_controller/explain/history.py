@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 
+from runctl_controller.core.keeping import UNKNOWN_END
 from runctl_controller.core.reasons import RULES, Next
 from runctl_controller.explain.said import Case, Part, Said, ended_by
 from runctl_controller.explain.storing import why_lost
@@ -147,8 +148,17 @@ def _notice(case: Case, attempt: AttemptView) -> str:
 
 def _gone(case: Case, attempt: AttemptView) -> str:
     machine = case.machine(attempt.attempt)
+    if machine is None and attempt.detail == UNKNOWN_END:
+        return "this computer does not know its machine"
+    if attempt.detail == UNKNOWN_END and machine is not None and machine.state != "terminated":
+        return "only its store tells of it"
     if machine is None or machine.state != "terminated":
         return "its agent said so"
+    if not machine.cause and machine.absent_since is not None:
+        came = _newest(case, "imported")
+        if came is not None and (attempt.created_at or 0.0) <= came.at:
+            return "this computer does not know its machine"
+        return f"the provider does not list the machine any more{case.since(machine.absent_since)}"
     cause = f" ({machine.cause})" if machine.cause else ""
     return f"the provider says that the machine is gone{case.at(machine.ended_at)}{cause}"
 

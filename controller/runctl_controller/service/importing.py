@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -75,7 +76,7 @@ class Importer:
     def _read(self, objects: ObjectStore, run: str, body: ImportRuns) -> Found:
         repository = RunRepository(objects, run)
         spec = _spec(repository.read_spec(), body.url, self._providers)
-        record, owner, note = _record(repository, spec)
+        record, owner, note, kept_at = _record(repository, spec)
         is_current = repository.newest_attempt() <= record.run.newest
         if is_current and not taking.unfinished(record):
             return Found(view=_view(record, "imported", note), record=record, whole=bool(record.intervals))
@@ -84,8 +85,13 @@ class Importer:
             return Found(
                 view=_view(record, "held", f"{whose} has not finished it, and may still look after it")
             )
+        traces, at = _traces(repository), self._clock.now()
+        if owner != self._installation and not body.force:
+            lives = taking.sign_of_life(list(_signs(repository, traces, kept_at)), at)
+            if lives:
+                return Found(view=_view(record, "held", lives))
         living = self._living(owner, record) if owner else []
-        taken = taking.taken_over(record, _traces(repository), living, self._clock.now())
+        taken = taking.taken_over(record, traces, living, at)
         adopted = any(attempt.open for attempt in taken.attempts)
         outcome, more = ("adopted", _machines(living, taken)) if adopted else ("imported", note)
         return Found(view=_view(taken, outcome, more), record=taken, whole=bool(record.intervals))
@@ -118,7 +124,7 @@ def _view(record: Record, outcome: str, note: str) -> ImportView:
 
 def _machines(living: Sequence[taking.Living], record: Record) -> str:
     if not living:
-        return "its machine is not listed now, and is asked about; it waits for you then"
+        return "this computer does not know its machine, and asks about it; it waits for you then"
     return f"its machine {living[0].sighting.machine} lives, and goes on"
 
 
@@ -133,17 +139,31 @@ def _spec(spec: RunSpec, url: str, providers: Mapping[str, Provider]) -> RunSpec
     return msgspec.structs.replace(spec, store=url, installation="")
 
 
-def _record(repository: RunRepository, spec: RunSpec) -> tuple[Record, str, str]:
-    """The record, whose it was, and a note: the controller's own, else as far as the agents' traces tell."""
+def _record(repository: RunRepository, spec: RunSpec) -> tuple[Record, str, str, float | None]:
+    """The record, whose it was, a note, and when it was kept: the controller's own, else as far as the agents' traces tell."""
     owner = spec.installation if is_id(spec.installation) else ""
     try:
         data = repository.read_record()
         if data is not None:
-            return *keeping.read(data, spec), ""
+            record, kept = keeping.read(data, spec)
+            return record, kept.installation, "", kept.at
         note = "without the controller's record of it: no machines, no ledger"
     except (ManifestDamaged, keeping.Unsound) as error:
         note = f"the controller's record of it is damaged ({error}): no machines, no ledger"
-    return taking.rebuilt(spec, _traces(repository)), owner, note
+    return taking.rebuilt(spec, _traces(repository)), owner, note, None
+
+
+def _signs(repository: RunRepository, traces: taking.Traces, kept_at: float | None) -> Iterator[taking.Sign]:
+    """What was done last to a run, of each kind; one that cannot be read tells nothing."""
+    if kept_at is not None:
+        yield taking.Sign(what="its controller kept its record", at=kept_at)
+    for number, claim in sorted(traces.claims.items())[-1:]:
+        yield taking.Sign(what=f"attempt {number} claimed it", at=claim.claimed_at)
+    newest = max(traces.manifests, default=None)
+    if newest is not None:
+        with contextlib.suppress(ManifestDamaged, ObjectMissing):
+            committed = repository.read_manifest(newest.name).committed_at
+            yield taking.Sign(what=f"attempt {newest.attempt} stored a checkpoint", at=committed)
 
 
 def _traces(repository: RunRepository) -> taking.Traces:

@@ -62,12 +62,14 @@ class ImportRuns(Body, frozen=True, kw_only=True):
     """Bring runs back out of the checkpoint store at `url`, in order of their ids: the first `limit` beyond
     id `after`. One that is on record is left alone. One that another installation has not finished is left to
     it, unless `take_over` says that its controller is gone for good: then machines of it that still live are
-    adopted."""
+    adopted. Where the store itself shows that it was looked after a short while ago, it is left all the same,
+    unless `force` is set."""
 
     url: Path
     after: Word = ""
     limit: Count = 50
     take_over: bool = False
+    force: bool = False
 
 
 class InterruptRun(Body, frozen=True, kw_only=True):
