@@ -101,8 +101,8 @@ def test_an_interruption_and_who_waits_for_whom() -> None:
     told = text(record, tell("notice", 9_900.0, deadline=120.0))
     for words in (
         "Attempt 1 was launched at T50 because the run was asked for.",
-        "Attempt 2 was launched at T9900 because attempt 1 was interrupted: local's notice at T9900"
-        " named T10020.",
+        "Attempt 2 was launched at T9900 because attempt 1 was interrupted: local's notice at T9900,"
+        " for T10020.",
         "Attempt 1 saves since T9901 (for 1m 39s), because of the notice at T9900: its machine goes"
         " at T10020 (in 20s).",
         "Attempt 2 is ready since T9950 (for 50s) and not started yet, because attempt 1 has not ended; its"
@@ -237,3 +237,40 @@ def test_work_that_was_lost_because_it_could_not_be_stored_has_that_cause() -> N
     assert "Make room, or use another: else" in text(record, failed_to_store(9_900.0), part=Part.YOU)
     saved = with_attempt(run(RunState.PAUSED), lost_seconds=0.0, **ended)
     assert "could not be stored" not in text(saved, failed_to_store(9_900.0), part=Part.HAPPENED)
+
+
+def _interrupted() -> Record:
+    ended: dict[str, Any] = {"state": AttemptState.ENDED, "reason": "interrupted", "started_at": 100.0}
+    record = with_attempt(run(), detail="the provider takes the machine", ended_at=9_910.0, **ended)
+    return with_attempt(record, state=AttemptState.STAGING, cause=Cause.NOTICE, created_at=9_900.0)
+
+
+def _drill(at: float, kind: str, withdraw: bool = False) -> Tell:
+    return tell("drill", at, actor="user:root", notice=60.0, notice_kind=kind, withdraw=withdraw)
+
+
+def test_a_drill_is_told_as_its_users_doing() -> None:
+    """What a user did himself is called the provider's doing, or the other way round."""
+    notice = tell("notice", 9_900.0, notice_kind="interruption", deadline=60.0)
+    told = text(_interrupted(), _drill(9_899.0, "interruption"), notice, part=Part.HAPPENED)
+    assert "root had attempt 1 interrupted (a drill): the notice at T9900, for T9960." in told
+    assert "root had it interrupted (a drill): the notice came at T9900, for T9960" in told
+    assert "the provider" not in told
+    own = "the provider gave notice at T9900, for T9960"
+    assert own in text(_interrupted(), notice)
+    assert own in text(_interrupted(), notice, _drill(9_901.0, "interruption"))
+    assert own in text(_interrupted(), _drill(9_800.0, "rebalance"), notice)
+    taken_back = (_drill(9_700.0, "interruption"), _drill(9_800.0, "interruption", withdraw=True))
+    assert own in text(_interrupted(), *taken_back, notice)
+
+
+def test_hints_are_told_with_whose_they_are() -> None:
+    """A notice that makes the training save, and that nobody finds in the explanation."""
+    record = with_attempt(run(), state=AttemptState.TRAINING, started_at=100.0)
+    hint = tell("notice", 9_900.0, notice_kind="rebalance", deadline=None)
+    due = tell("notice", 9_950.0, notice_kind="maintenance", deadline=60.0)
+    told = text(record, _drill(9_899.0, "rebalance"), hint, due, part=Part.HAPPENED)
+    assert (
+        "root had it told that its machine may be taken soon at T9900 (a drill): a rebalance notice" in told
+    )
+    assert "The provider told it of maintenance of its machine at T9950, for T10010: a maintenance" in told

@@ -120,7 +120,15 @@ def interrupt(turn: Turn, body: InterruptRun, actor: str) -> Done:
     )
     what = _announced(body)
     text = f"a drill: the machine {what}"
-    turn.tell("drill", text, attempt=attempt.number, actor=actor, notice=body.notice)
+    turn.tell(
+        "drill",
+        text,
+        attempt=attempt.number,
+        actor=actor,
+        notice=body.notice,
+        notice_kind=body.kind,
+        withdraw=body.withdraw,
+    )
     return Done(run=turn.record.run.id, note=f"the machine of {name} {what}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from runctl_controller.core.keeping import UNKNOWN_END
 from runctl_controller.core.reasons import RULES, Next
+from runctl_controller.explain.notices import drilled_by, hints, named, newest_interruption
 from runctl_controller.explain.said import Case, Part, Said, ended_by
 from runctl_controller.explain.storing import why_lost
 from runctl_shared.messages.replies import AttemptView, StoryView
@@ -57,6 +58,7 @@ def happened(case: Case) -> Iterator[Said]:
         yield Said(Part.HAPPENED, _launched(case, attempt), attempt.created_at)
         if attempt.started_at is not None:
             yield Said(Part.HAPPENED, _began(case, attempt), attempt.started_at)
+        yield from hints(case, attempt.attempt)
         if attempt.state == "ended":
             yield Said(Part.HAPPENED, _ended(case, attempt), attempt.ended_at)
 
@@ -75,16 +77,16 @@ def _resumed(case: Case, attempt: AttemptView) -> str:
 
 
 def _noticed(case: Case, attempt: AttemptView) -> str:
-    item = _newest(case, "notice", attempt.attempt - 1, attempt.created_at)
+    before = attempt.attempt - 1
+    item = newest_interruption(case, before, attempt.created_at)
     if item is None:
-        return f"the machine of attempt {attempt.attempt - 1} is to be taken"
-    named = ""
-    deadline = item.data.get("deadline")
-    if isinstance(deadline, (int, float)):
-        named = f" named {case.when(item.at + deadline)}"
-    provider = case.machine(attempt.attempt - 1)
+        return f"the machine of attempt {before} is to be taken"
+    when = f"{case.at(item.at)}{named(case, item)}"
+    if (user := drilled_by(case, item)) is not None:
+        return f"{user} had attempt {before} interrupted (a drill): the notice{when}"
+    provider = case.machine(before)
     whose = "the provider" if provider is None else provider.provider
-    return f"attempt {attempt.attempt - 1} was interrupted: {whose}'s notice{case.at(item.at)}{named}"
+    return f"attempt {before} was interrupted: {whose}'s notice{when}"
 
 
 def _followed(case: Case, attempt: AttemptView) -> str:
@@ -138,12 +140,14 @@ def _exit(case: Case, attempt: AttemptView) -> str:
 
 
 def _notice(case: Case, attempt: AttemptView) -> str:
-    item = _newest(case, "notice", attempt.attempt)
+    item = newest_interruption(case, attempt.attempt)
     if item is None:
-        return _gone(case, attempt)
-    deadline = item.data.get("deadline")
-    named = f", for {case.when(item.at + deadline)}" if isinstance(deadline, (int, float)) else ""
-    return f"the provider gave notice{case.at(item.at)}{named}"
+        return "its agent said so" if list(hints(case, attempt.attempt)) else _gone(case, attempt)
+    when = f"{case.at(item.at)}{named(case, item)}"
+    user = drilled_by(case, item)
+    if user is not None:
+        return f"{user} had it interrupted (a drill): the notice came{when}"
+    return f"the provider gave notice{when}"
 
 
 def _gone(case: Case, attempt: AttemptView) -> str:
@@ -212,6 +216,8 @@ def _ended(case: Case, attempt: AttemptView) -> str:
     reason = attempt.reason or "lost"
     rule = RULES.get(reason)
     what = attempt.detail or ("" if rule is None else rule.sentence)
+    if reason == "interrupted" and (item := newest_interruption(case, attempt.attempt)) is not None:
+        what = what if drilled_by(case, item) is None else "its machine was to be taken"
     evidence = EVIDENCE[reason](case, attempt) if reason in EVIDENCE else "it is on record"
     text = f"Attempt {attempt.attempt} ended{case.at(attempt.ended_at)}: {reason} ({what.rstrip('.')})"
     return ended_by(f"{text}; {evidence}{_lost(case, attempt)}")
