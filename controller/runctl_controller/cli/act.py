@@ -70,7 +70,8 @@ def cancel(run: str, yes: bool, as_json: bool) -> int:
     "--kind",
     type=click.Choice(["interruption", "rebalance", "maintenance"]),
     default="interruption",
-    help="What it is told; after the other two nothing happens to it.  [interruption]",
+    help="What it is told. After the other two the machine stays, but the training is asked to save (SIGTERM,"
+    " or --signal); one that exits on that goes on on a new machine.  [interruption]",
 )
 @click.option("--withdraw", is_flag=True, help="Take a notice of that kind back.")
 @json_option
