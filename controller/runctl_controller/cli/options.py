@@ -65,7 +65,8 @@ _RUN = (
     click.option(
         "--stall-after",
         metavar="TIME",
-        help="End an attempt that shows nothing for so long, and try elsewhere.  [only told, after 30m]",
+        help="End an attempt that shows nothing for so long, and try once more elsewhere; a second one in a"
+        " row that gets no further makes the run stuck (progress resets the count).  [only told, after 30m]",
     ),
     click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND..."),
 )
