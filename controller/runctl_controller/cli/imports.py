@@ -42,7 +42,8 @@ def import_(url: str, take_over: bool, force: bool, as_json: bool) -> int:
     repeated, and broken off. A run that is not finished is left to the installation that started it, for two
     controllers must never look after one run; once that one is gone for good, --take-over brings those
     too, with the machines of them that still live. A run of which the store shows that it was looked after
-    in the last 15 minutes is left all the same, unless --force says that it is not so. No machine is started: `runctl resume` does that.
+    in the last 15 minutes is left all the same, unless --force says that it is not so. No machine is
+    started: `runctl resume` does that.
     """
     from runctl_controller.cli.output import clean, to_json
     from runctl_controller.client.embedded import reach
