@@ -140,7 +140,7 @@ def _spec(spec: RunSpec, url: str, providers: Mapping[str, Provider]) -> RunSpec
 
 
 def _record(repository: RunRepository, spec: RunSpec) -> tuple[Record, str, str, float | None]:
-    """The record, whose it was, a note, and when it was kept: the controller's own, else as far as the agents'
+    """The record, whose it was, a note, and when it was kept: the controller's own, else what the agents'
     traces tell."""
     owner = spec.installation if is_id(spec.installation) else ""
     try:
