@@ -34,7 +34,7 @@ demo: env
 
 test: env
 	@python3 deploy/dev/install_broker.py
-	$(BIN)/pytest -m 'not slow' -n 3 --dist worksteal
+	$(BIN)/pytest -m 'not slow' -n 4 --dist worksteal
 
 test-frameworks: env
 	@deploy/dev/frameworks.sh

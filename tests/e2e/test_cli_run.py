@@ -192,6 +192,7 @@ def test_a_secret_reaches_the_training_and_nothing_else(runctl: CommandLine) -> 
     (runctl.folder / "open-sesame").touch()
     assert run.wait().code == 0
     eventually(lambda: not list((runctl.state / "secrets").iterdir()), PATIENCE, what="its file is removed")
+    eventually(lambda: runctl.json("controller", "status")["machines"] == 0, PATIENCE, what="no machine")
     kept = [
         path for path in runctl.state.rglob("*") if path.is_file() and value.encode() in path.read_bytes()
     ]

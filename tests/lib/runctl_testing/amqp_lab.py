@@ -153,6 +153,8 @@ class Load:
                     assert isinstance(future.exception(), BusUnavailable)
                     kept.append(body)
             spool = kept
+            # As fast as it goes would only fill the queue with more than can be read again in time.
+            self._stop.wait(0.05)
 
 
 def pass_time(clock: FakeClock, seconds: float, future: Future[None]) -> None:
