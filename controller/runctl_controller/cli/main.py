@@ -85,8 +85,10 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """The command's exit code; every failure is one clear sentence and its mend."""
+    from runctl_controller.cli import streams
     from runctl_controller.cli.failures import guarded
 
+    streams.ensure()
     return guarded(cli, sys.argv[1:] if argv is None else argv)
 
 
