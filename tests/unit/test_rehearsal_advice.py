@@ -131,6 +131,22 @@ def test_an_old_torn_file_is_no_sign_of_a_slow_save() -> None:
     assert finding.incomplete == ("big.pt: torn",)
 
 
+def test_one_that_saves_but_never_wholly_is_not_told_to_save() -> None:
+    """Would send somebody to look for a folder that he writes to all the time."""
+    nothing: dict[str, Any] = {"saved_step": None}
+    two = after(resumed_from=None, restored_step=None, first_step=1)
+    run = detail(ended(27.0), incomplete(None), one=before(signal="SIGKILL", **nothing), two=two)
+    finding = found(run)
+    assert finding.verdict is Verdict.FAIL
+    assert finding.why == "no checkpoint was ever complete (big.pt): everything was lost"
+    assert advice.SAVE_AT_ALL not in finding.advice
+    assert {"Never complete, and so not stored: big.pt: torn.", advice.WHOLE} <= {*finding.advice}
+
+    finding = found(detail(ended(27.0), one=before(signal="SIGKILL", **nothing), two=two))
+    assert "no checkpoint at all" in finding.why
+    assert advice.SAVE_AT_ALL in finding.advice
+
+
 class TestNotice:
     def test_what_fits_every_notice_needs_no_word(self) -> None:
         finding = found(detail(saved(), ended(), one=before(exit_code=0)))
@@ -174,6 +190,7 @@ class TestResumeArgument:
         [
             (2, "exit code 2"),
             (1, "train.py: error: unrecognized arguments: --resume /c/1"),
+            (2, "exit code 2: bad_argparse.py: error: unrecognized arguments: --resume /c/1"),
             (1, "Error: No such option: --resume"),
             (1, "Unknown command line flag 'resume'"),
             (1, "ValueError: Some specified arguments are not used by the HfArgumentParser: ['--resume']"),

@@ -127,6 +127,9 @@ def _verdict(found: Evidence) -> tuple[Verdict, str, tuple[str, ...]]:
         return Verdict.FAIL, f"no new attempt was made ({before.reason})", ()
     if after.resumed_from is None and before.saved_step is None and before.resumed_from is None:
         more = () if did(found) is Did.UNKNOWN else TIPS[did(found)]
+        if found.incomplete:  # the rest is said of the files
+            why = f"no checkpoint was ever complete ({files.listed(found)}): everything was lost"
+            return Verdict.FAIL, why, more
         why = "there was no checkpoint at all: everything was lost"
         return Verdict.FAIL, why, (advice.SAVE_AT_ALL, *more)
     if resumed.not_understood(found):
