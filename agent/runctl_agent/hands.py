@@ -110,9 +110,15 @@ class Hands:
 
     def _tell_unfinished(self, doubtful: list[Candidate], told: set[str]) -> None:
         """Once each, what is not stored because it is not complete, or because nobody knows that it is."""
-        why = "the training was killed, and nothing in it shows that it is whole"
+        killed = "the training was killed, and nothing in it shows that it is whole"
         unfinished = [
-            Unfinished(c.root_name, why, sum(f.size for f in c.files), c.written_at) for c in doubtful
+            Unfinished(
+                c.root_name,
+                "; ".join(filter(None, (self._watcher.restless(c.root_name), killed))),
+                sum(f.size for f in c.files),
+                c.written_at,
+            )
+            for c in doubtful
         ] + self._watcher.unfinished()
         for each in unfinished[:MOST_UNFINISHED]:
             if each.root_name not in told:

@@ -77,6 +77,25 @@ def test_the_quiet_period_begins_anew_with_every_change() -> None:
     assert hands.ready_after(QUIET)
 
 
+def test_what_is_written_again_and_again_is_told_from_what_was_left_alone() -> None:
+    """Would tell somebody who saves all the time that he never saves."""
+    hands = Hands(signed=False)
+    for size in range(2, 14):
+        hands.look()
+        hands.now += QUIET / 4
+        hands.files = (stamp(size),)
+    hands.look(writer_gone=True)
+    assert hands.completeness.restless(NAME) == "it was written to for 6 seconds, and never left alone for 2"
+
+    hands = Hands(signed=False)
+    for size in range(2, 14):
+        hands.look()
+        assert hands.ready_after(QUIET)
+        hands.files = (stamp(size),)
+    hands.look(writer_gone=True)
+    assert hands.completeness.restless(NAME) is None
+
+
 def test_the_quiet_period_begins_when_the_last_writer_has_gone() -> None:
     hands = Hands(signed=False)
     hands.lease = Lease.BUSY

@@ -22,6 +22,9 @@ from runctl_agent.watcher.lease import Lease
 BUSY_FIRST, BUSY_MOST = 0.05, 1.0
 """Seconds after which a file that was open for writing is tried again: the first time, and at most."""
 
+RESTLESS = 2.0
+"""Times the quiet period after which it is worth saying that something was never left alone for so long."""
+
 REJECTED_FIRST, REJECTED_MOST = 5.0, 600.0
 """The same for one that is not whole although nobody writes to it: it may take reading all of it again."""
 
@@ -45,14 +48,18 @@ class Look(msgspec.Struct, frozen=True):
 
 class _Watch(msgspec.Struct):
     """One candidate in its present version. `since`: from when on it is known to be quiet; None while
-    somebody writes to it. `taken`: the files of the version that was ready last."""
+    somebody writes to it. `taken`: the files of the version that was ready last. `at`: when this version
+    was seen first; `first_at`: the first of all since it was last complete or `settled`, left alone."""
 
     seen: Seen
     look_at: float
+    first_at: float
+    at: float
     since: float | None = None
     refusals: int = 0
     rejections: int = 0
     done: bool = False
+    settled: bool = False
     taken: frozenset[FileStamp] = frozenset()
     why: str = "new"
 
@@ -102,7 +109,9 @@ class Completeness:
         if watch is not None and watch.done and frozenset(watch.seen.stamps) == watch.taken:
             # It was quiet before, so that no event is asked for, nor does one bring it forward.
             since = at if watch.since is None else watch.since
-            self._watches[name] = _Watch(watch.seen, look_at=at, since=since, taken=watch.taken)
+            self._watches[name] = _Watch(
+                watch.seen, look_at=at, first_at=watch.at, at=watch.at, since=since, taken=watch.taken
+            )
 
     def drop(self, name: str) -> None:
         """Judge it afresh at the next look."""
@@ -111,6 +120,14 @@ class Completeness:
     def waiting(self) -> dict[str, str]:
         """By name, why each one that is not done is not ready."""
         return {name: watch.why for name, watch in self._watches.items() if not watch.done}
+
+    def restless(self, name: str) -> str | None:
+        """A sentence about what was written to again and again without a quiet period; None of all else."""
+        watch = self._watches.get(name)
+        lasted = 0.0 if watch is None or watch.settled else watch.at - watch.first_at
+        if lasted <= RESTLESS * self._quiet:
+            return None
+        return f"it was written to for {lasted:.0f} seconds, and never left alone for {self._quiet:g}"
 
     def _follow(self, now: float, seen: Mapping[str, Seen]) -> None:
         for name in self._watches.keys() - seen.keys():
@@ -129,8 +146,9 @@ class Completeness:
         watch.refusals = 0
         if watch.since is None:
             watch.since = now
+        watch.settled = now >= watch.since + self._quiet
         signed = watch.seen.signed and lease is Lease.FREE
-        if signed or writer_gone or now >= watch.since + self._quiet:
+        if signed or writer_gone or watch.settled:
             return True
         watch.look_at, watch.why = watch.since + self._quiet, "it may still be growing"
         return False
@@ -149,7 +167,9 @@ def _new_version(now: float, seen: Seen, before: _Watch | None) -> _Watch:
     taken = before.taken if before is not None else frozenset()
     stamps = frozenset(seen.stamps)
     if seen.known or stamps < taken:
-        return _Watch(seen, look_at=now, done=True, taken=stamps if seen.known else taken)
+        done = stamps if seen.known else taken
+        return _Watch(seen, look_at=now, first_at=now, at=now, done=True, taken=done)
     # Whoever has been writing for long is asked about less often, however often the size changes.
     refusals = before.refusals if before is not None else 0
-    return _Watch(seen, look_at=now, taken=taken, refusals=refusals)
+    first_at = now if before is None or before.done or before.settled else before.first_at
+    return _Watch(seen, look_at=now, first_at=first_at, at=now, taken=taken, refusals=refusals)

@@ -87,6 +87,10 @@ class Inspector:
         """By name, why each candidate that was not handed over is not complete (yet)."""
         return self._completeness.waiting() | self._unreadable
 
+    def restless(self, name: str) -> str | None:
+        """See Completeness."""
+        return self._completeness.restless(name)
+
     def unfinished(self) -> list[Unfinished]:
         """Of those that wait, the ones that hold anything."""
         found = []

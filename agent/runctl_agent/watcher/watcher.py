@@ -122,6 +122,11 @@ class Watcher:
         with self._lock:
             return self._inspector.waiting()
 
+    def restless(self, root_name: str) -> str | None:
+        """A sentence about what was written to again and again and never left alone; None of all else."""
+        with self._lock:
+            return self._inspector.restless(root_name)
+
     def unfinished(self) -> list[Unfinished]:
         """What was not handed over because it is not complete, but holds something."""
         with self._lock:
