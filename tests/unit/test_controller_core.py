@@ -325,8 +325,28 @@ def test_a_time_limit_pauses_and_resuming_does_not_get_round_it() -> None:
     c.at += 60.0
     c.hear(1, ended("time_limit"))
     assert c.state() is RunState.PAUSED
-    c.request(requests.ResumeRun(run="test"))
+    with pytest.raises(RefusedByGuard, match="has used 1m 00s of its time limit of 1m 00s") as refused:
+        c.request(requests.ResumeRun(run="test"))
+    assert "--max-hours" in refused.value.mend
     assert (c.state(), len(c.record.attempts)) == (RunState.PAUSED, 1)
+
+
+def test_a_rest_of_the_limit_that_is_only_enough_to_save_rents_nothing() -> None:
+    """A machine for each `resume`, which ends within a second and for the same reason every time."""
+    c = Controller(max_seconds=200.0)
+    c.train()
+    c.at += 110.0
+    c.hear(1, ended("time_limit"))
+    with pytest.raises(RefusedByGuard, match="no more than it needs to save"):
+        c.request(requests.ResumeRun(run="test"))
+    with pytest.raises(RefusedByGuard, match="time limit of 3m 21s"):
+        c.request(requests.ResumeRun(run="test", max_seconds=201.0))
+    assert len(c.record.attempts) == 1
+    c.request(requests.ResumeRun(run="test", max_seconds=1110.0))
+    assert (c.state(), c.record.run.spec.max_seconds) == (RunState.PROVISIONING, 1110.0)
+    assert c.machine(2).order.hard_end == 1000.0
+    with pytest.raises(RefusedByGuard, match="its time limit stays"):
+        c.request(requests.ResumeRun(run="test", max_seconds=2000.0))
 
 
 def test_after_a_wake_everything_is_looked_at_and_leases_are_renewed() -> None:

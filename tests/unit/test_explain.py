@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from runctl_controller.core.effects import Tell
@@ -24,7 +25,7 @@ from runctl_controller.explain import history, waits
 from runctl_controller.explain.said import Part, Said
 from runctl_controller.explain.whole import explain
 from runctl_controller.service.views import run_detail
-from runctl_testing.records import change_attempt, change_machine, new_run, with_attempt
+from runctl_testing.records import change_attempt, change_machine, change_run, new_run, with_attempt
 
 NOW = 10_000.0
 
@@ -135,6 +136,20 @@ def test_a_machine_that_is_only_not_listed_is_not_said_to_be_gone() -> None:
     assert "this computer does not know its machine" in told
     assert "gone" not in told
     assert "does not list the machine any more since T200" in text(record, part=Part.HAPPENED)
+
+
+@pytest.mark.parametrize("state", [RunState.PAUSED, RunState.STUCK, RunState.FAILED])
+def test_no_resume_is_advised_that_would_be_refused(state: RunState) -> None:
+    """A run at its time limit, with the advice to resume it as it is."""
+    record = with_attempt(
+        run(state), ("training", 1.0, 3601.0), state=AttemptState.ENDED, reason="time_limit"
+    )
+    more = "runctl resume --max-hours HOURS digits"
+    assert more not in text(record, part=Part.YOU)
+    spec = msgspec.structs.replace(record.run.spec, max_seconds=3600.0)
+    told = text(change_run(record, spec=spec), part=Part.YOU)
+    assert more in told
+    assert "runctl resume digits" not in told
 
 
 def test_silence_is_not_called_death() -> None:

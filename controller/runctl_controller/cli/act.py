@@ -27,12 +27,17 @@ def stop(run: str, as_json: bool) -> int:
 
 @click.command()
 @_run
+@click.option("--max-hours", type=float, help="A new time limit: hours of training since its beginning.")
 @json_option
-def resume(run: str, as_json: bool) -> int:
+def resume(run: str, max_hours: float | None, as_json: bool) -> int:
     """Go on with a run from its newest verified checkpoint."""
+    from runctl_shared.errors import UsageError
     from runctl_shared.messages.requests import ResumeRun
 
-    return _act(ResumeRun(run=_known(run)), as_json)
+    if max_hours is not None and not 0 < max_hours < 1e6:
+        raise UsageError("The time limit is no number of hours.", "Give hours, e.g. --max-hours 12.")
+    seconds = None if max_hours is None else max_hours * 3600.0
+    return _act(ResumeRun(run=_known(run), max_seconds=seconds), as_json)
 
 
 @click.command()

@@ -7,6 +7,7 @@ import msgspec
 from runctl_controller.core.effects import Launch as LaunchEffect
 from runctl_controller.core.effects import Look, ReadEnd, Terminate
 from runctl_controller.core.ledger import mark_lost
+from runctl_controller.core.limits import seconds_used
 from runctl_controller.core.model import Attempt, Cause, Machine, Wanted
 from runctl_controller.core.reasons import RULES, Next, Rule, wait_before
 from runctl_controller.core.tables import OPEN_RUN, AttemptState, MachineState, RunState
@@ -99,12 +100,7 @@ def time_left(turn: Turn) -> float | None:
     limit = turn.record.run.spec.max_seconds
     if limit is None:
         return None
-    used = sum(
-        (i.end if i.end is not None else turn.at) - i.start
-        for i in turn.record.intervals
-        if i.use in ("training", "saving", "lost")
-    )
-    return limit - used
+    return limit - seconds_used(turn.record.intervals, turn.at)
 
 
 def permit(turn: Turn) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from runctl_controller.core.effects import CancelTimer, Interrupt, RemoveRecord
 from runctl_controller.core.lifecycle import plan_attempt, stop_attempts
+from runctl_controller.core.limits import seconds_used, used_up
 from runctl_controller.core.model import Cause, Record, Run, Wanted
 from runctl_controller.core.tables import OPEN_RUN, RUNS, AttemptState, MachineState, RunState
 from runctl_controller.core.turn import Turn
@@ -19,6 +22,8 @@ from runctl_shared.messages.requests import (
     StopRun,
     SubmitRun,
 )
+from runctl_shared.spec import RunSpec, check_spec
+from runctl_shared.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,15 +98,47 @@ def resume(turn: Turn, body: ResumeRun, actor: str) -> Done:
     if run.state in (RunState.SUCCEEDED, RunState.CANCELLED):
         raise RefusedByGuard(f"{run.spec.name} is {run.state.value}.", _ENDED)
     if run.wanted is Wanted.TRAIN and run.state in OPEN_RUN:
+        if body.max_seconds not in (None, run.spec.max_seconds):
+            raise RefusedByGuard(
+                f"{run.spec.name} is {run.state.value}: its time limit stays until it is resumed.",
+                f"Stop it first: runctl stop {run.spec.name}.",
+            )
         return Done(run=run.id, note=f"{run.spec.name} is {run.state.value} already")
     if run.state in OPEN_RUN:
         raise RefusedByGuard(
             f"{run.spec.name} is still ending.", "Wait until `runctl ls` says paused, then resume."
         )
-    turn.run(RunState.QUEUED, wanted=Wanted.TRAIN, why="", fruitless=0, stalls=0, restarts=0, ended_at=None)
+    spec = _limited(turn, body, actor)
+    turn.run(
+        RunState.QUEUED,
+        spec=spec,
+        wanted=Wanted.TRAIN,
+        why="",
+        fruitless=0,
+        stalls=0,
+        restarts=0,
+        ended_at=None,
+    )
     turn.tell("resume", "resume", actor=actor)
     plan_attempt(turn, Cause.RESUMED)
     return Done(run=run.id, note=f"{run.spec.name} goes on from its newest verified checkpoint")
+
+
+def _limited(turn: Turn, body: ResumeRun, actor: str) -> RunSpec:
+    """What is asked for, with the limit that it goes on with. Raises RefusedByGuard when that is used up: a
+    machine would be paid for, and end as soon as it could train."""
+    spec = turn.record.run.spec
+    if body.max_seconds is not None:
+        spec = msgspec.structs.replace(spec, max_seconds=body.max_seconds)
+        for error in check_spec(spec):
+            raise error
+    why = used_up(spec, seconds_used(turn.record.intervals, turn.at), turn.world.kill_margin)
+    if why:
+        mend = "Give it a greater one, in hours of training since its beginning"
+        raise RefusedByGuard(f"{spec.name} {why}.", f"{mend}: runctl resume --max-hours HOURS {spec.name}.")
+    if spec != turn.record.run.spec and spec.max_seconds is not None:
+        turn.tell("limit", f"its time limit is {format_duration(spec.max_seconds)} now", actor=actor)
+    return spec
 
 
 def interrupt(turn: Turn, body: InterruptRun, actor: str) -> Done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from runctl_controller.core.limits import seconds_used, used_up
 from runctl_controller.core.reasons import RULES
 from runctl_controller.explain.said import Case, Part, Said, ended_by, times
 from runctl_controller.explain.storing import mend, unstored
@@ -40,8 +41,9 @@ def _waits(case: Case) -> Sentences:
 
 def _paused(case: Case) -> Sentences:
     why = f": {case.run.why}" if case.run.why else ""
+    when = "resumes it with a greater time limit" if _over_limit(case) else "resumes it"
     return ended_by(f"It is paused{case.since(case.run.since)}{why}"), (
-        "Nothing is waited for: it goes on when somebody resumes it."
+        f"Nothing is waited for: it goes on when somebody {when}."
     )
 
 
@@ -296,6 +298,7 @@ _GOING = (
     "Save and stop: runctl stop {name}; end it: runctl cancel {name}.",
 )
 _WAITING = ("Stop it: runctl stop {name}; end it for good: runctl cancel {name}.",)
+_MORE = "runctl resume --max-hours HOURS {name}"
 _AGAIN = "Go on from the newest verified checkpoint: runctl resume {name}."
 
 YOU: dict[str, tuple[str, ...]] = {
@@ -316,10 +319,17 @@ YOU: dict[str, tuple[str, ...]] = {
 }
 
 
+def _over_limit(case: Case) -> str:
+    return used_up(case.detail.spec, seconds_used(case.detail.ledger, case.now))
+
+
 def you(case: Case) -> Iterator[Said]:
     if case.run.wanted in ("pause", "cancel") and case.current is not None:
         yield Said(Part.YOU, "Nothing: it was asked to end, and does so.")
         return
     yield from mend(case)
+    over = _over_limit(case)
     for text in YOU.get(case.run.state, ()):
+        if over and "runctl resume" in text:
+            text = f"It {over}: to go on, give it more, in hours since its beginning: {_MORE}."
         yield Said(Part.YOU, text.format(name=case.name))

@@ -44,9 +44,11 @@ class CancelRun(Body, frozen=True, kw_only=True):
 
 
 class ResumeRun(Body, frozen=True, kw_only=True):
-    """Go on with a run that is paused, stuck, failed or cancelled."""
+    """Go on with a run that is paused, stuck or failed. `max_seconds`: with this time limit from now on,
+    which counts all of its training since its beginning."""
 
     run: Word
+    max_seconds: Seconds | None = None
 
 
 class RemoveRun(Body, frozen=True, kw_only=True):
