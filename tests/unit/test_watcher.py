@@ -13,7 +13,10 @@ import pytest
 from runctl_agent.formats.base import Entry, FileStamp, Verdict
 from runctl_agent.formats.npz import Npz
 from runctl_agent.watcher import mounts
+from runctl_agent.watcher.inspector import Inspector
 from runctl_agent.watcher.model import version_of
+from runctl_agent.watcher.scan import scan
+from runctl_agent.watcher.taken import Taken
 from runctl_testing.watching import QUIET, ByHand, Writer, npz, writers
 
 
@@ -324,3 +327,16 @@ def test_no_directory_yet_is_no_checkpoint_yet(tmp_path: Path) -> None:
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "a.npz").write_bytes(npz(1))
     assert watch.look(after=10) == ["a.npz"]
+
+
+def test_what_is_open_and_never_left_alone_is_suspicious(root: Path) -> None:
+    """Would never look for the several processes that rewrite one file all the time."""
+    inspector = Inspector(root, 2.0, Taken(None))
+    found = []
+    with (root / "model.pt").open("wb", buffering=0) as file:
+        for now in range(8):
+            file.write(b"more")
+            inspector.inspect(float(now), scan(root), woken=False, writer_gone=False)
+            assert [each.root_name for each in inspector.busy] == ["model.pt"]
+            found.append(inspector.suspicious)
+    assert found == [False] * 5 + [True] * 3

@@ -24,8 +24,8 @@ MOST_TOLD = 5
 
 class Rivals:
     """`asked()`: whether the training was asked to save, which is rare and when all ranks save at once. The
-    other reason is a checkpoint that was not whole although nobody wrote to it any more. For the watcher's
-    thread."""
+    other reasons are a checkpoint that was not whole although nobody wrote to it any more, and one that is
+    never left alone. For the watcher's thread."""
 
     def __init__(
         self,
@@ -40,10 +40,11 @@ class Rivals:
         self._looks = 0
         self._told: set[str] = set()
 
-    def busy(self, busy: Sequence[Busy], torn: bool) -> None:
-        """These are being written. `torn`: one was found not to be whole before."""
+    def busy(self, busy: Sequence[Busy], suspicious: bool) -> None:
+        """These are being written. `suspicious`: as in Inspector."""
         now, pid = self._clock.monotonic(), self._pid()
-        if pid is None or not busy or not (torn or self._asked()) or now < self._next or self._looks >= MOST:
+        wanted = suspicious or self._asked()
+        if pid is None or not busy or not wanted or now < self._next or self._looks >= MOST:
             return
         self._next = now + PAUSE
         self._looks += 1

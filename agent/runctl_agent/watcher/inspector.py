@@ -87,6 +87,11 @@ class Inspector:
         """By name, why each candidate that was not handed over is not complete (yet)."""
         return self._completeness.waiting() | self._unreadable
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether anything was ever torn, or is being written to that is never left alone."""
+        return self.torn or any(self.restless(each.root_name) for each in self.busy)
+
     def restless(self, name: str) -> str | None:
         """See Completeness."""
         return self._completeness.restless(name)

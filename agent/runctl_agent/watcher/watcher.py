@@ -45,7 +45,7 @@ class Watcher:
     only put it somewhere. `quiet`: seconds without a change after which a checkpoint whose format has no sign
     of its own counts as complete. `memory`: a file in which committed versions are kept, so that after a
     restart of the agent they are not handed over again; None to keep them in memory only. `on_busy` is called
-    from the same thread with what somebody was writing to at a look, and whether anything was ever torn.
+    from the same thread with what somebody was writing to at a look, and whether that is `suspicious`.
 
     Every method may be called from any thread.
     """
@@ -165,7 +165,7 @@ class Watcher:
                 for candidate in self._look(woken=woken, writer_gone=False):
                     self._hand_over(candidate)
             if self._on_busy is not None and self._inspector.busy:
-                self._on_busy(self._inspector.busy, self._inspector.torn)
+                self._on_busy(self._inspector.busy, self._inspector.suspicious)
             return self._delay()
         except Exception:
             # A mistake of ours about one candidate must not end the watch over all the others.

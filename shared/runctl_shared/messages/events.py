@@ -135,7 +135,8 @@ class CheckpointIncomplete(Body, frozen=True, kw_only=True):
 
 class SharedFileSeen(Body, frozen=True, kw_only=True):
     """Several processes of the training had one file of a checkpoint open for writing at the same time.
-    `writers`: they, in words. Looked for at a save that was asked for, and after one that was not whole."""
+    `writers`: they, in words. Looked for at a save that was asked for, after one that was not whole,
+    and where a file is never left alone."""
 
     path: Path
     writers: Sentences
