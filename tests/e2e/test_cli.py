@@ -177,6 +177,12 @@ def test_runs_are_forgotten(runctl: CommandLine) -> None:
     assert runctl.json("rm", "--checkpoints", "--yes", "old-2")["forgotten"][0]["run"] == ids["old-2"]
     assert not (runctl.state / "checkpoints" / ids["old-2"]).exists()
     assert runctl.json("ls")["forgotten"] == 2
+    late = runctl("rm", "--checkpoints", "--yes", "old-1")
+    assert (late.code, "`runctl import URL`" in late.err) == (3, True)
+    store = runctl.state / "checkpoints"
+    assert runctl("import", str(store)).code == 0
+    assert runctl("rm", "--checkpoints", "--yes", "old-1").code == 0
+    assert not (store / ids["old-1"]).exists()
     assert runctl("cancel", "--yes", "going").code == 0
 
 

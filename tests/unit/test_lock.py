@@ -13,9 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from runctl_controller.client.embedded import reach
 from runctl_controller.service import lock as module
 from runctl_controller.service.lock import Seat, holder, holders
-from runctl_shared.errors import StoreUnusable
+from runctl_controller.settings.model import Settings
+from runctl_shared.errors import NoController, StoreUnusable
+from runctl_shared.messages.replies import RunList
+from runctl_shared.messages.requests import ListRuns
 from runctl_testing import forked
 from runctl_testing.eventually import eventually
 
@@ -192,3 +196,21 @@ def test_a_folder_that_cannot_be_written_to_is_named_with_a_mend(tmp_path: Path)
         Seat(tmp_path / "missing" / "controller.lock").take()
     assert str(tmp_path / "missing") in caught.value.what
     assert "RUNCTL_STATE_DIR" in caught.value.mend
+
+
+def test_who_is_not_answered_is_told_of_one_that_stands_by(tmp_path: Path) -> None:
+    """The advice to start a controller in the seconds in which a standby is about to take over."""
+    settings = Settings(state_dir=str(tmp_path), bus_url=f"sqlite://{tmp_path / 'bus.db'}")
+    folder = tmp_path / "standbys"
+    folder.mkdir()
+
+    def advice() -> str:
+        with reach(settings) as client, pytest.raises(NoController) as raised:
+            client.ask(ListRuns(), RunList, timeout=0.1)
+        return raised.value.mend
+
+    assert "`runctl controller start` starts one" in advice()
+    with closing(Seat(folder / "2")) as seat:
+        seat.take()
+        assert f"Process {os.getpid()} stands by and takes over within about 15 s" in advice()
+    assert "`runctl controller start` starts one" in advice()

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from runctl_shared.errors import RunctlError
     from runctl_shared.messages.replies import Done
 
+_FORGOTTEN = (
+    "If it was forgotten and its checkpoints are still there: `runctl import URL` (where they lie), then"
+    " `runctl rm --checkpoints` again."
+)
+
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
@@ -29,7 +34,7 @@ def rm(runs: tuple[str, ...], checkpoints: bool, yes: bool, as_json: bool) -> in
     from runctl_controller.client.client import checked_name
     from runctl_controller.client.embedded import reach
     from runctl_controller.settings.load import load
-    from runctl_shared.errors import RunctlError
+    from runctl_shared.errors import NotFound, RunctlError
 
     done: list[Done] = []
     failed: list[RunctlError] = []
@@ -40,6 +45,9 @@ def rm(runs: tuple[str, ...], checkpoints: bool, yes: bool, as_json: bool) -> in
                 if checkpoints and not yes and not _confirmed(client, name, as_json):
                     continue
                 done.append(_remove(client, name, checkpoints))
+            except NotFound as error:
+                failed.append(NotFound(error.what, f"{error.mend} {_FORGOTTEN}") if checkpoints else error)
+                continue
             except RunctlError as error:
                 failed.append(error)
                 continue

@@ -29,12 +29,15 @@ from runctl_shared.messages.replies import Failed
 R = TypeVar("R", bound=Body)
 TIMEOUT = 10.0
 """Seconds that a controller may take to reply."""
+MEND = "`runctl controller status` tells more; `runctl controller start` starts one."
 
 
 class Client:
-    """A connection to the bus at `url`. Use it as a context manager, or close it."""
+    """A connection to the bus at `url`. Use it as a context manager, or close it. `mend`: what to do when no
+    controller answers."""
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, mend: Callable[[], str] = lambda: MEND) -> None:
+        self._mend = mend
         # What goes wrong is told by what is raised; the bus's own words are for a controller's log.
         logging.getLogger("runctl").addHandler(logging.NullHandler())
         self._clock = clock or SystemClock()
@@ -48,10 +51,7 @@ class Client:
         try:
             reply = decode(self._bus.request(data, timeout=timeout)).body
         except (RequestTimedOut, BusUnavailable) as error:
-            raise NoController(
-                "No controller answers.",
-                "`runctl controller status` tells more; `runctl controller start` starts one.",
-            ) from error
+            raise NoController("No controller answers.", self._mend()) from error
         except BusRefused as error:
             raise NoController(error.what, error.mend) from error
         except Malformed as error:

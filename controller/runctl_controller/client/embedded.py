@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from runctl_controller.client.client import Client
-from runctl_controller.service.lock import holder
+from runctl_controller.client.client import MEND, Client
+from runctl_controller.service.config import STANDBYS, TAKEOVER
+from runctl_controller.service.lock import holder, holders
 from runctl_controller.settings.export import as_environment
 from runctl_controller.settings.model import Settings
 from runctl_shared.errors import NoController, StoreUnusable, from_code
@@ -30,7 +31,15 @@ def reach(settings: Settings) -> Client:
     """
     if not is_running(settings):
         start(settings)
-    return Client(settings.bus)
+    return Client(settings.bus, mend=lambda: unanswered(settings))
+
+
+def unanswered(settings: Settings) -> str:
+    """What to do when no controller answers: wait, where one is known to stand by."""
+    waiting = holders(Path(settings.state_dir) / STANDBYS)
+    if not waiting:
+        return MEND
+    return f"Process {waiting[0]} stands by and takes over within about {TAKEOVER:.0f} s: try again then."
 
 
 def is_running(settings: Settings) -> bool:

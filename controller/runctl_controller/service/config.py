@@ -8,6 +8,10 @@ import msgspec
 
 from runctl_controller.access.port import Agents
 
+STANDBYS = "standbys"
+TAKEOVER = 15.0
+"""Seconds of silence after which one that stands by takes over."""
+
 
 class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """`bus`: the URL for the controller; agents get the same place with logins of their own, by `agents`,
@@ -26,7 +30,7 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
     kill_margin: float = 3.0
     notice_poll: float = 1.0
     boot_limit: float = 120.0
-    takeover: float = 15.0
+    takeover: float = TAKEOVER
     agents: Agents = Agents.SHARED
     token_key: Path | None = None
     management: str | None = None
@@ -46,7 +50,7 @@ class ControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def standbys(self) -> Path:
         """A file for each controller that stands by, held by it."""
-        return self.state_dir / "standbys"
+        return self.state_dir / STANDBYS
 
     @property
     def log(self) -> Path:
