@@ -28,8 +28,7 @@ from runctl_testing.broker import new_broker
 from runctl_testing.eventually import eventually
 
 AGENTS, RATE = 1_000, 1_000.0
-"""Heartbeats of so many agents, so many per second: as many as ten thousand agents send, but their command
-queues alone would take the broker minutes (see `scale`)."""
+"""Heartbeats of so many agents, so many per second: as many as ten thousand agents send (see `scale`)."""
 FLOOD = 30_000
 """Heartbeats that are sent at once, to see how fast they are taken."""
 MANY, FEW = 100_000, 100
@@ -102,7 +101,6 @@ def heartbeats(
     broker = new_broker(folder / "broker")
     try:
         broker.start()
-        fleet.declare(broker.url, agents)
         with served(state, broker.url) as controller:
             beats(broker.url, agents, 4, agents / 2, 4.0)  # the first of each is news, and is decided upon
             controller.quiet()
