@@ -73,7 +73,8 @@ class Loop:
         self.superseded: Superseded | None = None
         """By whom; then nothing may be done any more."""
         self._offset = clock.now() - clock.monotonic()
-        self._swept = self._renewed = clock.monotonic()
+        self._swept = self._renewed = self._awake = clock.monotonic()
+        self._slept = False
 
     # -- from any thread ----------------------------------------------------------------------
 
@@ -175,9 +176,12 @@ class Loop:
         return self._timer
 
     def show_well(self) -> None:
-        """Whoever stands by must see it also while there is much to do at once, or it takes over. Raises
-        Superseded when somebody has."""
+        """Whoever stands by must see it also while there is much to do at once, or it takes over. And what
+        takes long because it is much must not look as if we had slept. Raises Superseded when somebody has
+        taken over."""
         now = self._clock.monotonic()
+        self._slept = self._slept or now - self._awake > JUMP
+        self._awake = now
         if now - self._renewed >= self._renew_every:
             self._renewed = now
             self._renew()
@@ -193,12 +197,12 @@ class Loop:
     def _housekeeping(self) -> None:
         self.show_well()
         now, mono = self._clock.now(), self._clock.monotonic()
-        if abs(now - mono - self._offset) > JUMP or mono - self._swept > JUMP:
+        if abs(now - mono - self._offset) > JUMP or self._slept:
             jump = now - mono - self._offset
             log.warning("clock.jumped seconds=%.0f", jump)
             if jump < 0:
                 self._engine.clock_was_set(jump)
-            self._offset, self._swept = now - mono, mono
+            self._offset, self._swept, self._slept = now - mono, mono, False
             self.wake()
         timer = self._next_timer()
         if timer is not None and timer <= now:

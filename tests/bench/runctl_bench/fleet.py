@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pika
 
 from runctl_controller.core.model import Record
@@ -25,6 +26,8 @@ from runctl_controller.store.sql.store import SqlStore
 from runctl_shared.bus.amqp.names import Names
 from runctl_shared.bus.connect import connect
 from runctl_shared.bus.port import Address, Bus, Stream
+from runctl_shared.checkpoints.directory import DirectoryStore
+from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.clock import Clock, SystemClock
 from runctl_shared.messages.codec import encode
 from runctl_shared.messages.events import Heartbeat
@@ -58,7 +61,8 @@ def training(number: int, now: float) -> Record:
 
 
 def fill(database: Path, trainings: int, ended: int = 0) -> None:
-    """A new store in which so many runs train and so many have ended."""
+    """A new store in which so many runs train and so many have ended; those that train have their folder
+    beside it in which checkpoints are kept."""
     store, now = SqlStore(f"sqlite:///{database}"), SystemClock().now()
     for start in range(0, ended, 5000):
         with store.transaction() as tx:
@@ -66,8 +70,15 @@ def fill(database: Path, trainings: int, ended: int = 0) -> None:
                 tx.save(_over(number, now))
     with store.transaction() as tx:
         for number in range(trainings):
-            tx.save(training(number, now))
+            tx.save(_with_store(training(number, now), database.parent / "checkpoints"))
     store.close()
+
+
+def _with_store(record: Record, folder: Path) -> Record:
+    folder.mkdir(exist_ok=True)
+    spec = msgspec.structs.replace(record.run.spec, store=f"file://{folder}")
+    RunRepository(DirectoryStore(folder), spec.run).write_spec(spec)
+    return msgspec.structs.replace(record, run=msgspec.structs.replace(record.run, spec=spec))
 
 
 def _over(number: int, now: float) -> Record:
