@@ -142,7 +142,7 @@ def test_why_a_run_is_as_it_is(runctl: CommandLine) -> None:
     assert runctl("interrupt", "asked", "--notice", "4s").code == 0
     eventually(lambda: len(runctl.show("asked")["attempts"]) == 2, 60, 0.2)
     document = runctl.json("explain", "asked")
-    assert "attempt 1 was interrupted: local's notice at " in str(document)
+    assert "had attempt 1 interrupted (a drill): the notice at " in str(document)
     assert {s["part"] for s in document["sentences"]} == {"asked", "happened", "now", "next", "you"}
     assert runctl("stop", "asked").code == 0
     runctl.until("asked", "paused")

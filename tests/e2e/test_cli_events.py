@@ -62,6 +62,7 @@ def test_for_people(runctl: CommandLine) -> None:
     assert len(few.out.splitlines()) == 2
     assert "the newest 2; --limit shows more" in few.err
     assert " plain #1 " in runctl("events", "--limit", "1000").out
+    eventually(lambda: runctl.json("controller", "status")["machines"] == 0, 60, what="all to have happened")
     assert runctl("events", "--since", "0s").out == ""
     # Its machine may have gone meanwhile.
     assert runctl("events", "plain", "--since", "1h").out.splitlines()[: len(told)] == told
