@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 
 from runctl_controller.core.inputs import World
 from runctl_controller.core.tables import AttemptState, RunState
-from runctl_controller.service.engine import Engine
+from runctl_controller.service.engine import Engine, Outcome
 from runctl_controller.service.hearing import Hearing
 from runctl_controller.service.loop import Loop
 from runctl_controller.store.memory import MemoryStore
@@ -73,26 +73,57 @@ def _step(office: Office) -> int | None:
     return newest.body.step if newest is not None else None
 
 
-def test_a_leader_with_much_to_do_at_once_shows_that_it_is_well(office: Office) -> None:
-    """One that wakes a thousand runs and is taken for dead meanwhile, by one that then does the same."""
-    store, clock = MemoryStore(), FakeClock()
+class _Counting(Engine):
+    """Counts how often everything is looked at."""
+
+    woken = 0
+
+    def wake(self, now: float) -> Iterator[tuple[str, Outcome]]:
+        self.woken += 1
+        return super().wake(now)
+
+
+def _with_thirty_runs(office: Office, clock: FakeClock, renew: Callable[[], None]) -> tuple[Loop, _Counting]:
+    """A loop that has thirty runs to wake, each of which takes it a second."""
+    store = MemoryStore()
     with store.transaction() as tx:
         for number in range(30):
             run = new_run(f"run-{number:04d}", state=RunState.TRAINING)
             tx.save(with_attempt(run, ("training", 1.0, None), state=AttemptState.TRAINING))
-    renewed = [clock.monotonic()]
+    engine = _Counting(store, World(installation="inst-test", bus="", offers=()))
     loop = Loop(
-        Engine(store, World(installation="inst-test", bus="", offers=())),
+        engine,
         store,
         office.bus,
         clock,
         Hearing(10.0),
         lambda *_: None,
         changed=lambda _: clock.advance(1.0),
-        renew=lambda: renewed.append(clock.monotonic()),
+        renew=renew,
         renew_every=3.0,
     )
+    return loop, engine
+
+
+def test_a_leader_with_much_to_do_at_once_shows_that_it_is_well(office: Office) -> None:
+    """One that wakes a thousand runs and is taken for dead meanwhile, by one that then does the same."""
+    clock = FakeClock()
+    renewed = [clock.monotonic()]
+    loop, _ = _with_thirty_runs(office, clock, lambda: renewed.append(clock.monotonic()))
     loop.stop()
     loop.run()
     assert len(renewed) >= 10
     assert all(later - sooner <= 4.0 for sooner, later in pairwise(renewed))
+
+
+def test_much_work_at_once_is_no_sleep(office: Office) -> None:
+    """A controller of ten thousand runs that takes the time it needs for waking them for a sleep, and wakes
+    them again, and again."""
+    clock = FakeClock()
+    loop, engine = _with_thirty_runs(office, clock, lambda: None)
+    loop.wake()
+    loop._housekeeping()
+    assert engine.woken == 1
+    clock.advance(11.0)  # now it was stopped
+    loop._housekeeping()
+    assert engine.woken == 2
