@@ -305,5 +305,6 @@ def test_an_embedded_controller_ends_by_itself(tmp_path: Path) -> None:
         runctl.env["RUNCTL_IDLE"] = "0.2s"
         assert runctl("run", "--name", "brief", *runctl.train("--steps", "3")).code == 0
         eventually(lambda: not runctl.processes(), 60, 0.1, "everything has ended by itself")
-        # And it is there again for whoever asks.
+        # And it is there again for whoever asks; long enough to be stopped in order.
+        del runctl.env["RUNCTL_IDLE"]
         assert runctl.show("brief")["run"]["state"] == "succeeded"

@@ -97,7 +97,9 @@ for rank in range(2):
     if rank:
         env['RUNCTL_CHECKPOINT_DIR'] = os.environ['RUNCTL_CHECKPOINT_DIR'] + '/.rank-1'
         os.makedirs(env['RUNCTL_CHECKPOINT_DIR'], exist_ok=True)
-    ranks.append(subprocess.Popen([sys.executable, '-m', 'runctl_testing.odd_train', *sys.argv[1:]], env=env))
+    words = [sys.executable, '-m', 'runctl_testing.odd_train', *sys.argv[1:]]
+    said = subprocess.DEVNULL if rank else None  # as rank 0 keeps the diary, it alone says where it is
+    ranks.append(subprocess.Popen(words, env=env, stdout=said))
 def end(*_):
     print('the launcher was signalled', flush=True)
     for rank in ranks: rank.kill()
