@@ -67,7 +67,8 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     """The boot file of a machine (`boot.json`, mode 600): who it is and whom to call. No secrets: where the
     bus wants a login, it lies beside (`login.json`, see bus.login.Login).
 
-    `hard_end` is the seconds from the machine's launch after which it ends, saving first.
+    `hard_end` is the seconds from the machine's launch after which it ends, saving first; `installation`
+    whose machine it is.
     """
 
     version: int = 1
@@ -77,6 +78,7 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
     bus: str
     hard_end: float
     timing: Timing = Timing()
+    installation: str = ""
 
 
 def check_spec(spec: RunSpec) -> list[UsageError]:

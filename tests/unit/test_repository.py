@@ -108,6 +108,13 @@ class TestClaims:
             repo.claim(2, "agent-b-2", None, 20.0)
         assert refused.value.holder.agent == "agent-a-2"
 
+    def test_another_installation_is_not_the_same_agent(self, repo: RunRepository) -> None:
+        """Two that resume the same run, which one has imported from the other, and both call it attempt 2."""
+        mine = repo.claim(2, "agent-a-2", None, 10.0, "inst-aaaa")
+        with pytest.raises(ClaimRefused, match="by agent-a-2 of installation inst-aaaa"):
+            repo.claim(2, "agent-a-2", None, 20.0, "inst-bbbb")
+        assert repo.claim(2, "agent-a-2", None, 30.0, "inst-aaaa") == mine
+
     def test_a_newer_claim_is_in_the_way_even_of_the_holder(self, repo: RunRepository) -> None:
         repo.claim(2, "agent-a-2", None, 10.0)
         repo.claim(3, "agent-a-3", None, 20.0)

@@ -164,7 +164,7 @@ class Keeper:
             parent = next(older, None)
             try:
                 claim = self._repository.claim(
-                    self._boot.attempt, self._boot.agent, parent, self._clock.now()
+                    self._boot.attempt, self._boot.agent, parent, self._clock.now(), self._boot.installation
                 )
             except ClaimRefused as error:
                 self._tell(inputs.ClaimFailed(at=self._now, superseded=True, detail=str(error)))

@@ -77,7 +77,15 @@ def _order(turn: Turn, agent: str, number: int, life: float | None) -> LaunchOrd
         notice_poll=world.notice_poll,
         kill_margin=world.kill_margin,
     )
-    boot = Boot(agent=agent, attempt=number, spec=spec, bus=world.bus, hard_end=hard_end, timing=timing)
+    boot = Boot(
+        agent=agent,
+        attempt=number,
+        spec=spec,
+        bus=world.bus,
+        hard_end=hard_end,
+        timing=timing,
+        installation=world.installation,
+    )
     offer = next(o for o in world.offers if o.provider == spec.provider)
     return LaunchOrder(
         token=f"{world.installation}.{agent}",

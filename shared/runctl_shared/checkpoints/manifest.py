@@ -87,13 +87,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """`attempts/<n>.json`: attempt n trains from `parent` (a manifest's name) or from the beginning (None).
 
-    Whoever stores it first holds the run's lineage from then on.
+    Whoever stores it first holds the run's lineage from then on. `installation`: whose agent it is ("": not
+    told), for two may come to count attempts alike, when one has imported the other's run.
     """
 
     version: int = 1
     run: str
     attempt: int
     agent: str
+    installation: str = ""
     parent: str | None
     claimed_at: float
 

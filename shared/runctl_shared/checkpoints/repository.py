@@ -52,7 +52,8 @@ class ClaimRefused(RunctlError):
     code = "claim_refused"
 
     def __init__(self, holder: Claim) -> None:
-        super().__init__(f"Attempt {holder.attempt} of {holder.run} is claimed by {holder.agent}.")
+        whose = f" of installation {holder.installation}" if holder.installation else ""
+        super().__init__(f"Attempt {holder.attempt} of {holder.run} is claimed by {holder.agent}{whose}.")
         self.holder = holder
 
 
@@ -96,14 +97,23 @@ class RunRepository:
         attempts = (parse_claim_name(info.key) for info in self._store.list(CLAIMS))
         return {attempt: self._read_claim(attempt) for attempt in attempts if attempt is not None}
 
-    def claim(self, attempt: int, agent: str, parent: str | None, now: float) -> Claim:
+    def claim(
+        self, attempt: int, agent: str, parent: str | None, now: float, installation: str = ""
+    ) -> Claim:
         """Claim the lineage for `attempt`, which starts from `parent` (a manifest's name; None: nothing).
 
         Returns the claim as stored: an agent that claimed before and crashed gets that one again, with that
-        parent. `now` is UTC seconds. Raises ClaimRefused when another agent holds this attempt, or a newer
-        attempt has claimed.
+        parent. `now` is UTC seconds. Raises ClaimRefused when another agent, or the same one of another
+        installation, holds this attempt, or a newer attempt has claimed.
         """
-        claim = Claim(run=self._run, attempt=attempt, agent=agent, parent=parent, claimed_at=now)
+        claim = mine = Claim(
+            run=self._run,
+            attempt=attempt,
+            agent=agent,
+            installation=installation,
+            parent=parent,
+            claimed_at=now,
+        )
         _check_claim(claim)
         require_run(self._store, self._run)
         self._refuse_older(attempt)
@@ -113,7 +123,7 @@ class RunRepository:
             claim = self._read_claim(attempt)
         # A newer attempt may have come between the look and the put.
         self._refuse_older(attempt)
-        if claim.agent != agent:
+        if (claim.agent, claim.installation) != (mine.agent, mine.installation):
             raise ClaimRefused(claim)
         return claim
 
