@@ -331,6 +331,7 @@ class Service:
         if state.first_step is None:
             if kind < Kind.ITERATION and state.restored_step is not None and first < state.restored_step:
                 return  # a bar that begins anew with each epoch is no proof of a restart from the beginning
+            self._sentinel.first_step()
             self._take(inputs.StepSeen(at=now, step=first))
         if step != self._engine.state.last_step:
             self._take(inputs.StepSeen(at=now, step=step))

@@ -42,17 +42,7 @@ def test_the_kernel_kills_for_a_limit(house: House, tmp_path: Path, dice: random
                 house,
                 tmp_path,
                 kind,
-                # After the first heartbeat: at each, the agent looks which group the training has entered.
-                entering(
-                    group,
-                    *TRAIN,
-                    "--steps",
-                    "120",
-                    "--trouble",
-                    kind,
-                    "--trouble-at",
-                    str(dice.randint(75, 110)),
-                ),
+                entering(group, *TRAIN, "--trouble", kind, "--trouble-at", str(dice.randint(5, 25))),
                 max_restarts=1,
             )
             for kind, group in zip(kinds, (one, other), strict=True)

@@ -54,7 +54,7 @@ class MemoryWatch:
         if len(self._pids) > 10_000:
             self._pids = alive
         if self._main in alive:
-            self._follow()
+            self.follow()
         kills = self._group.kills() if self._group is not None else None
         if kills is not None and self._kills is not None and kills > self._kills:
             self._kills, self._risen_at = kills, now
@@ -62,7 +62,7 @@ class MemoryWatch:
         if kills is not None and self._machine_kills is not None and kills > self._machine_kills:
             self._machine_kills, self._machine_risen_at = kills, now
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """A training may be moved, or move itself, to another control group."""
         group = memory_group(self._main, self._proc)
         if group is not None and group != self._group:

@@ -53,6 +53,12 @@ class Sentinel:
     def stop(self) -> None:
         self._gpus.stop()
 
+    def first_step(self) -> None:
+        """It trains: whatever started it has put it into its control group by now. The next heartbeat may be
+        too late to learn of that."""
+        if self._began:
+            _try("memory", self._memory.follow)
+
     def beat(self) -> None:
         """At the pace of heartbeats, after the metrics were sampled."""
         sample = self._metrics.last
