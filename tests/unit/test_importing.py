@@ -17,7 +17,7 @@ from runctl_controller.core.model import Record
 from runctl_controller.core.tables import AttemptState, MachineState, RunState
 from runctl_shared.checkpoints.directory import DirectoryStore
 from runctl_shared.checkpoints.repository import RunRepository
-from runctl_shared.errors import NotFound, ProviderFailed, UsageError
+from runctl_shared.errors import NotFound, ProviderFailed, RefusedByGuard, UsageError
 from runctl_shared.ids import agent_id
 from runctl_shared.messages import requests
 from runctl_shared.messages.events import AttemptEnded
@@ -140,6 +140,19 @@ def test_a_fresh_claim_counts_though_the_record_is_old(office: Office, tmp_path:
     store.claim(2, agent_id(RUN, 2), None, office.clock.now() - 20.0)
     outcome, note = bring(office, tmp_path / "theirs", take_over=True)[RUN]
     assert (outcome, note[:20]) == ("held", "attempt 2 claimed it")
+
+
+def test_what_its_owner_has_resumed_is_not_deleted_by_who_imported_it(office: Office, tmp_path: Path) -> None:
+    """A failed run that is imported, goes on where it came from, and loses its checkpoints to a clean-up."""
+    store = put(tmp_path / "theirs", over(RUN))
+    assert bring(office, tmp_path / "theirs")[RUN][0] == "imported"
+    store.claim(2, agent_id(RUN, 2), None, office.clock.now() - 20.0, OTHERS)
+    before = everything(tmp_path / "theirs")
+    with pytest.raises(RefusedByGuard, match=f"looked after by installation {OTHERS}: attempt 2 claimed it"):
+        office.client.ask(requests.RemoveRun(run=RUN, checkpoints=True), Done)
+    assert everything(tmp_path / "theirs") == before
+    office.client.ask(requests.RemoveRun(run=RUN), Done)
+    assert office.client.ask(requests.ListRuns(), RunList).runs == ()
 
 
 @pytest.mark.parametrize(

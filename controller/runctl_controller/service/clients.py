@@ -30,6 +30,7 @@ from runctl_shared.errors import RefusedByGuard, RunctlError, UsageError, wire_c
 from runctl_shared.messages import commands, replies, requests
 from runctl_shared.messages.base import Body
 from runctl_shared.messages.codec import MAX_MESSAGE, Malformed, Message, decode, encode
+from runctl_shared.spec import RunSpec
 
 log = logging.getLogger("runctl.clients")
 _LESS = "Ask for less of it: a lower limit, or fewer items of the story."
@@ -128,7 +129,7 @@ class Clients:
         (record,) = held
 
         def empty() -> None:
-            failed = _said(message, lambda _: remove_checkpoints(record.run.spec))
+            failed = _said(message, lambda _: self._empty(record.run.spec))
             self._loop.put(lambda: forget(failed))
 
         def forget(failed: Body | None) -> None:
@@ -137,6 +138,10 @@ class Clients:
 
         self._deleting.add(record.run.id)
         self._pool.submit(empty)
+
+    def _empty(self, spec: RunSpec) -> None:
+        self._importer.refuse_anothers(spec)
+        remove_checkpoints(spec)
 
     def _removable(self, name: str) -> Record:
         with self._store.transaction() as tx:

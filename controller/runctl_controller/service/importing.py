@@ -17,7 +17,7 @@ from runctl_shared.checkpoints.objects import ObjectMissing, ObjectStore
 from runctl_shared.checkpoints.open import open_store
 from runctl_shared.checkpoints.repository import RunRepository
 from runctl_shared.clock import Clock
-from runctl_shared.errors import ProviderFailed, RunctlError
+from runctl_shared.errors import ProviderFailed, RefusedByGuard, RunctlError
 from runctl_shared.ids import agent_id, is_id, is_run_id
 from runctl_shared.messages.events import AttemptEnded
 from runctl_shared.messages.replies import ImportView
@@ -77,8 +77,7 @@ class Importer:
         repository = RunRepository(objects, run)
         spec = _spec(repository.read_spec(), body.url, self._providers)
         record, owner, note, kept_at = _record(repository, spec)
-        is_current = repository.newest_attempt() <= record.run.newest
-        if is_current and not taking.unfinished(record):
+        if _is_over(repository, record):
             return Found(view=_view(record, "imported", note), record=record, whole=bool(record.intervals))
         if owner != self._installation and not body.take_over:
             whose = f"installation {owner}" if owner else "another installation"
@@ -95,6 +94,24 @@ class Importer:
         adopted = any(attempt.open for attempt in taken.attempts)
         outcome, more = ("adopted", _machines(living, taken)) if adopted else ("imported", note)
         return Found(view=_view(taken, outcome, more), record=taken, whole=bool(record.intervals))
+
+    def refuse_anothers(self, spec: RunSpec) -> None:
+        """Raise RefusedByGuard when another installation looks after the run of `spec` in its store: then
+        what lies there is not ours to delete. What cannot be read shows nobody."""
+        repository = RunRepository(open_store(spec.store, create=False), spec.run)
+        try:
+            record, owner, _, kept_at = _record(repository, spec)
+            if owner in ("", self._installation) or _is_over(repository, record):
+                return
+            signs = list(_signs(repository, _traces(repository), kept_at))
+        except (ManifestDamaged, ObjectMissing, ValueError):
+            return
+        lives = taking.sign_of_life(signs, self._clock.now())
+        if lives:
+            raise RefusedByGuard(
+                f"{spec.name} is looked after by installation {owner}: {lives}.",
+                "Its checkpoints are that one's; without --checkpoints, the run is forgotten here alone.",
+            )
 
     def _living(self, owner: str, record: Record) -> list[taking.Living]:
         """Machines of this run, and of no other, that a provider lists as that installation's."""
@@ -152,6 +169,11 @@ def _record(repository: RunRepository, spec: RunSpec) -> tuple[Record, str, str,
     except (ManifestDamaged, keeping.Unsound) as error:
         note = f"the controller's record of it is damaged ({error}): no machines, no ledger"
     return taking.rebuilt(spec, _traces(repository)), owner, note, None
+
+
+def _is_over(repository: RunRepository, record: Record) -> bool:
+    """Whether the record says that the run is finished, and nothing says that it went on since."""
+    return repository.newest_attempt() <= record.run.newest and not taking.unfinished(record)
 
 
 def _signs(repository: RunRepository, traces: taking.Traces, kept_at: float | None) -> Iterator[taking.Sign]:
