@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl_testing.aftermath import Witness, witnessed
+from runctl_testing.aftermath import Witness
 from runctl_testing.amqp_lab import Lab
 from runctl_testing.broker import Unavailable
 from runctl_testing.confined import ConfinedBroker, Estate
@@ -97,15 +97,15 @@ def wired(lab: Lab, tmp_path: Path) -> Iterator[Wired]:
     agents, controllers = lab.wire(), lab.wire()
     house = House(tmp_path / "state", agents.url)
     house.ways = Ways(controller=controllers.url, client=lab.url)
-    with house, witnessed(house) as it:
+    with house:
+        it = Witness(house)
         yield Wired(house, it, agents, controllers)
 
 
 @pytest.fixture
-def witness(house: House) -> Iterator[Witness]:
+def witness(house: House) -> Witness:
     """Sees everything that must hold of what runs in `house`."""
-    with witnessed(house) as it:
-        yield it
+    return Witness(house)
 
 
 @pytest.fixture(scope="session")

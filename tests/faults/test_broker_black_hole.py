@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl_testing.aftermath import witnessed
+from runctl_testing.aftermath import Witness
 from runctl_testing.amqp_lab import Lab
 from runctl_testing.controller_process import House, Ways
 from runctl_testing.netns import Network, Unavailable, network
@@ -38,7 +38,8 @@ def apart(lab: Lab, net: Network, tmp_path: Path) -> Iterator[Wired]:
     wire = lab.wire(host=net.here)
     house = House(tmp_path / "state", wire.url)
     house.ways = Ways(controller=lab.url, client=lab.url, machine=net.prefix)
-    with house, witnessed(house) as it:
+    with house:
+        it = Witness(house)
         yield Wired(house, it, wire, wire)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl_testing.aftermath import witnessed
+from runctl_testing.aftermath import Witness
 from runctl_testing.amqp_lab import Lab
 from runctl_testing.broker import Broker
 from runctl_testing.controller_process import House
@@ -47,7 +47,8 @@ def test_the_broker_is_short_of_memory_during_a_checkpoint(
     checkpoint that is committed and never told of."""
     with closing(Lab(low.url)) as lab:
         house = House(tmp_path / "state", lab.url)
-        with house, witnessed(house) as witness:
+        with house:
+            witness = Witness(house)
             run = house.submit("--steps", "150", env=witness.env)
             house.wait_training(run, saved=dice.randrange(0, 30, 10))
             low.ctl("set_vm_memory_high_watermark", "absolute", "1")

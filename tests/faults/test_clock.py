@@ -15,7 +15,7 @@ import pytest
 
 from runctl_shared.clock import SystemClock
 from runctl_shared.messages.replies import RunDetail
-from runctl_testing.aftermath import Witness, witnessed
+from runctl_testing.aftermath import Witness
 from runctl_testing.controller_process import LIB, House
 from runctl_testing.eventually import eventually
 
@@ -125,19 +125,19 @@ def test_the_machine_sleeps_and_nobody_is_taken_for_silent(sleeper: House, dice:
     """After a sleep longer than the lease an agent that ends its training, or a controller that fences it,
     though neither could have heard the other. (All processes are stopped, so that even their monotonic clocks
     go on: on a computer that really sleeps these stand still.)"""
-    with witnessed(sleeper) as witness:
-        run = sleeper.submit("--steps", "100", "--step-time", "0.03", env=witness.env)
-        sleeper.wait_training(run, saved=dice.choice((0, 10, 20)))
-        everybody = _everybody(sleeper)
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            dice.shuffle(everybody)
-            for process in everybody:
-                process.send_signal(number)
-            if number == signal.SIGSTOP:
-                threading.Event().wait(LEASE * 1.3)
-        detail = sleeper.wait_final(run)
-        _undisturbed(detail)
-        witness.check(run)
+    witness = Witness(sleeper)
+    run = sleeper.submit("--steps", "100", "--step-time", "0.03", env=witness.env)
+    sleeper.wait_training(run, saved=dice.choice((0, 10, 20)))
+    everybody = _everybody(sleeper)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        dice.shuffle(everybody)
+        for process in everybody:
+            process.send_signal(number)
+        if number == signal.SIGSTOP:
+            threading.Event().wait(LEASE * 1.3)
+    detail = sleeper.wait_final(run)
+    _undisturbed(detail)
+    witness.check(run)
 
 
 def _everybody(house: House) -> list[psutil.Process]:

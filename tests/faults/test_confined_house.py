@@ -12,7 +12,7 @@ import pytest
 from runctl_controller.access.port import Agents
 from runctl_shared.messages.replies import Done
 from runctl_shared.messages.requests import InterruptRun
-from runctl_testing.aftermath import witnessed
+from runctl_testing.aftermath import Witness
 from runctl_testing.confined import CONFINED, Estate
 from runctl_testing.controller_process import House
 from runctl_testing.eventually import eventually
@@ -35,19 +35,19 @@ def housed(estate: Estate, way: Agents, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_run_trains_is_interrupted_and_resumes(estate: Estate, housed: House, way: Agents) -> None:
     """An agent without a right that it needs; a controller that starts again and locks its agents out; a
     user, queue or login that outlives its machine; the controller's own password on a machine."""
-    with witnessed(housed) as witness:
-        run = housed.submit("--steps", "200", env=witness.env)
-        housed.kill()  # about to make the login, to launch, or just after
-        housed.start()
-        housed.wait_training(run, saved=10)
-        witness.look(run)
-        housed.client.ask(InterruptRun(run=run, notice=4.0), Done)
-        _no_password_of_ours(housed, run)
-        assert len(estate.users_of(run)) >= (way is Agents.USER)
-        first, second = housed.wait_final(run).attempts
-        assert (first.reason, second.reason) == ("interrupted", "succeeded")
-        assert first.saved_step == second.restored_step
-        witness.check(run)
+    witness = Witness(housed)
+    run = housed.submit("--steps", "200", env=witness.env)
+    housed.kill()  # about to make the login, to launch, or just after
+    housed.start()
+    housed.wait_training(run, saved=10)
+    witness.look(run)
+    housed.client.ask(InterruptRun(run=run, notice=4.0), Done)
+    _no_password_of_ours(housed, run)
+    assert len(estate.users_of(run)) >= (way is Agents.USER)
+    first, second = housed.wait_final(run).attempts
+    assert (first.reason, second.reason) == ("interrupted", "succeeded")
+    assert first.saved_step == second.restored_step
+    witness.check(run)
     eventually(lambda: not [queue for queue in estate.queues() if "agent-" in queue], what="no queue is left")
     eventually(lambda: not estate.users_of(run), what="no user is left")
     eventually(lambda: not list((housed.state / "access").iterdir()), what="no login is left")

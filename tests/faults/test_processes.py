@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runctl_shared import ids
-from runctl_testing.aftermath import Witness, witnessed
+from runctl_testing.aftermath import Witness
 from runctl_testing.controller_process import DOOM, House
 from runctl_testing.doomed_agent import BOUNDARIES, DEAD, doom
 from runctl_testing.strikes import Victim, goes_on, mend, strike
@@ -48,7 +48,8 @@ def test_the_agent_dies_between_acting_and_saying_so(
     and acknowledged there is always a moment in which only one side of it has happened."""
     monkeypatch.setenv(DOOM, doom(boundary, before=dice.random() < 0.5, count=dice.randint(1, 10)))
     house = House(tmp_path / "state", f"sqlite://{tmp_path / 'state' / 'bus.db'}")
-    with house, witnessed(house) as witness:
+    with house:
+        witness = Witness(house)
         run = house.submit(*STEPS, env=witness.env)
         house.wait_final(run)
         detail = witness.check(run)

@@ -1,10 +1,10 @@
 """What must hold after any fault, held against what the training itself wrote down.
 
-    with witnessed(house) as witness:
-        run = house.submit(*arguments, env=witness.env)
-        …                                   # do your worst
-        detail = house.wait_final(run)
-        witness.check(run)                  # no checkpoint lost, one training at a time, the report true
+    witness = Witness(house)
+    run = house.submit(*arguments, env=witness.env)
+    …                                   # do your worst
+    house.wait_final(run)
+    witness.check(run)                  # no checkpoint lost, one training at a time, the report true
 
 Nothing here asks the code under test how it is: `tiny_train.py` writes the diary, outside all machines.
 """
@@ -15,8 +15,6 @@ import fcntl
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,8 +42,9 @@ class Line(NamedTuple):
 class Witness:
     """Remembers what was promised while a run was ill-treated."""
 
-    def __init__(self, house: House, diary: Path) -> None:
-        self._house, self._diary = house, diary
+    def __init__(self, house: House, diary: Path | None = None) -> None:
+        """`diary`: a file outside all machines; beside the house's state folder if it is not said."""
+        self._house, self._diary = house, diary or house.state.parent / "diary"
         self._seen: dict[str, set[str]] = {}
         self._damaged: set[str] = set()
 
@@ -181,9 +180,3 @@ def _attempt_is_true(told: AttemptView, own: list[Line]) -> None:
         assert told.saved_step in {told.restored_step, *steps}, told
     if told.lost_steps is not None and told.last_step is not None:
         assert told.lost_steps == told.last_step - (told.saved_step or told.restored_step or 0), told
-
-
-@contextmanager
-def witnessed(house: House) -> Iterator[Witness]:
-    """A witness with a diary beside the house's state folder."""
-    yield Witness(house, house.state.parent / "diary")
